@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The environment protocol: Brax's ``reset(key)`` and ``step(state, action)`` on one environment at a time.
+
+Everything above this file (rollouts, evaluation, training) sees environments only through it.
+Adapters turn other libraries into it; ``robotics`` imports nothing else from ``envs``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What one environment is after ``reset`` or ``step``; a pytree of arrays with a fixed structure.
+
+    Attributes:
+      physics: the simulator's own state, any pytree.
+      obs: observation, float32.
+      reward: reward of the step that led here, float32 (0 after ``reset``).
+      done: 1.0 where the environment itself ended the episode (a *termination*), else 0.0, float32. Time limits are
+        the business of :class:`EpisodeWrapper`, never of the environment.
+      metrics: named float32 scalars for monitoring. Locomotion bodies put their forward position under
+        ``"x_position"`` (metres), also after ``reset``, so that distance can be measured.
+      info: anything else that has to travel with the state.
+    """
+
+    physics: Any
+    obs: Float[Array, "*batch obs"]
+    reward: Float[Array, "*batch"]
+    done: Float[Array, "*batch"]
+    metrics: dict[str, Float[Array, "*batch"]]
+    info: dict[str, Any]
+
+    def replace(self, **changes: Any) -> State:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+@runtime_checkable
+class Env(Protocol):
+    """One environment. Pure, jittable, vmappable; actions in [-1, 1]; keys are typed PRNG keys.
+
+    Attributes:
+      name: the registry name, such as ``"brax:hopper"``.
+      observation_size: number of observation entries.
+      action_size: number of action entries.
+      episode_length: default time limit, in environment steps.
+      dt: seconds of simulated time an environment step takes.
+    """
+
+    name: str
+    observation_size: int
+    action_size: int
+    episode_length: int
+    dt: float
+
+    def reset(self, key: Key[Array, ""]) -> State:
+        """The first state of a fresh episode."""
+        ...
+
+    def step(self, state: State, action: Float[Array, " action"]) -> State:
+        """The state after one action; ``reward`` and ``done`` belong to this step."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeWrapper:
+    """Adds a time limit, keeps termination apart from truncation, and restarts finished episodes from a pool.
+
+    After ``step``, ``state.info`` holds, as float32 unless said otherwise:
+
+    - ``termination``: 1.0 where the environment itself ended;
+    - ``truncation``: 1.0 where only the time limit ended the episode (never together with termination);
+    - ``final_obs``: the observation *before* a restart, which is what a truncated value must be bootstrapped from;
+    - ``episode_return`` and ``episode_steps``: sums over the episode that this step belongs to, still unreset;
+    - ``steps``: steps in the running episode after a possible restart, int32.
+
+    ``state.done`` is ``termination + truncation``. Restarts copy a state that the caller drew with ``reset`` once per
+    rollout: resetting inside ``step`` would, under ``vmap``, pay for a full reset on every step.
+
+    Args:
+      env: the environment to wrap.
+      episode_length: time limit in environment steps; ``None`` takes the environment's own.
+    """
+
+    env: Env
+    episode_length: int | None = None
+
+    @property
+    def time_limit(self) -> int:
+        """The time limit in force, in environment steps."""
+        return self.env.episode_length if self.episode_length is None else self.episode_length
+
+    def reset(self, key: Key[Array, ""]) -> State:
+        """A fresh episode with the bookkeeping of the class docstring at zero."""
+        state = self.env.reset(key)
+        zero = jnp.zeros((), jnp.float32)
+        info = state.info | {
+            "termination": zero,
+            "truncation": zero,
+            "final_obs": state.obs,
+            "episode_return": zero,
+            "episode_steps": zero,
+            "steps": jnp.zeros((), jnp.int32),
+        }
+        return state.replace(info=info)
+
+    def step(self, state: State, action: Float[Array, " action"], restart: State) -> State:
+        """One step; where the episode ends, the returned state is ``restart`` with this step's reward and flags.
+
+        Args:
+          state: the running state.
+          action: entries in [-1, 1].
+          restart: a state from :meth:`reset`, used only if this step ends the episode.
+
+        Returns:
+          The next state, as the class docstring describes.
+        """
+        # After a restart the running sums begin anew; ``info["steps"] == 0`` marks the first step of an episode.
+        fresh = state.info["steps"] == 0
+        stepped = self.env.step(state, action)
+        steps = state.info["steps"] + 1
+        termination = stepped.done
+        truncation = jnp.where(steps >= self.time_limit, 1.0 - termination, 0.0)
+        done = termination + truncation
+        bookkeeping = {
+            "termination": termination,
+            "truncation": truncation,
+            "final_obs": stepped.obs,
+            "episode_return": jnp.where(fresh, 0.0, state.info["episode_return"]) + stepped.reward,
+            "episode_steps": steps.astype(jnp.float32),
+            "steps": jnp.where(done > 0, 0, steps),
+        }
+        carried = {name: value for name, value in stepped.info.items() if name not in bookkeeping}
+        kept = (stepped.physics, stepped.obs, carried)
+        again = (restart.physics, restart.obs, {name: restart.info[name] for name in carried})
+        physics, obs, carried = jax.tree.map(lambda new, old: jnp.where(done > 0, new, old), again, kept)
+        return stepped.replace(physics=physics, obs=obs, done=done, info=carried | bookkeeping)

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mnemosyne: a learned optimizer with an associative memory, as an ordinary optax transformation."""
+
+from mnemosyne.artifacts import Artifact, list_weights, load, save_artifact
+from mnemosyne.config import MnemosyneConfig, paper_config
+from mnemosyne.optimizer import (
+    from_meta_params,
+    init_meta_params,
+    mnemosyne,
+    scale_by_mnemosyne,
+)
+from mnemosyne.plus import ScaleByMnemosyneState
+from mnemosyne.telemetry import telemetry
+
+__all__ = [
+    "Artifact",
+    "MnemosyneConfig",
+    "ScaleByMnemosyneState",
+    "from_meta_params",
+    "init_meta_params",
+    "list_weights",
+    "load",
+    "mnemosyne",
+    "paper_config",
+    "save_artifact",
+    "scale_by_mnemosyne",
+    "telemetry",
+]

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the optimizer is doing, as scalars for TensorBoard; each is defined in docs/monitoring.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from mnemosyne.plus import ScaleByMnemosyneState
+
+Scalars = dict[str, Float[Array, ""]]
+
+
+def find_state(state: Any) -> ScaleByMnemosyneState | None:
+    """The first Mnemosyne state inside any optax state, or ``None``."""
+    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, ScaleByMnemosyneState))
+    return next((leaf for leaf in leaves if isinstance(leaf, ScaleByMnemosyneState)), None)
+
+
+def _rms(tree: Any) -> Float[Array, ""]:
+    size = sum(leaf.size for leaf in jax.tree.leaves(tree))
+    return optax.tree.norm(tree) / jnp.sqrt(jnp.maximum(size, 1))
+
+
+def _cosine(a: Any, b: Any) -> Float[Array, ""]:
+    return optax.tree.vdot(a, b) / jnp.maximum(optax.tree.norm(a) * optax.tree.norm(b), 1e-30)
+
+
+def telemetry(state: Any, updates: optax.Updates, params: optax.Params) -> Scalars:
+    """Scalars after one update, for any optax transformation; more of them for Mnemosyne.
+
+    Args:
+      state: optimizer state after the update.
+      updates: what the optimizer returned.
+      params: parameters before the update.
+
+    Returns:
+      ``optimizer/...`` and, with Mnemosyne, ``memory/...``, float32 scalars.
+    """
+    scalars = {
+        "optimizer/update_rms": _rms(updates),
+        "optimizer/update_to_param_ratio": optax.tree.norm(updates)
+        / jnp.maximum(optax.tree.norm(params), 1e-30),
+    }
+    ours = find_state(state)
+    if ours is None:
+        return scalars
+    adam = jax.tree.map(lambda m, v: -m / (jnp.sqrt(v) + 1e-16), ours.mu, ours.nu)
+    normalized = jnp.sqrt(ours.nu_mass) / jnp.maximum(jnp.mean(ours.mu_mass), 1e-30)
+    return scalars | {
+        "optimizer/cosine_to_momentum": -_cosine(updates, ours.mu),
+        "optimizer/cosine_to_adam": _cosine(updates, adam),
+        "optimizer/effective_step_size": _rms(updates)
+        / jnp.maximum(_rms(adam) * normalized, 1e-30),
+        "optimizer/skipped": ours.units.skipped.astype(jnp.float32),
+        "memory/norm": optax.tree.norm(ours.memory.matrix),
+        "memory/effective_rank": _effective_rank(ours.memory.matrix),
+        "memory/saturation": jnp.max(ours.memory.mass)
+        / jnp.maximum(jnp.sum(ours.memory.mass, axis=-1).max(), 1e-30),
+    }
+
+
+def _effective_rank(matrix: Float[Array, "slots heads r d"]) -> Float[Array, ""]:
+    """Mean participation ratio ``tr(G)^2 / tr(G^2)`` of ``G = N^T N``: 1 if all patterns agree."""
+    gram = jnp.einsum("nhrd,nhre->nhde", matrix, matrix)
+    trace = jnp.trace(gram, axis1=-2, axis2=-1)
+    square = jnp.sum(jnp.square(gram), axis=(-2, -1))
+    return jnp.mean(jnp.square(trace) / jnp.maximum(square, 1e-30))
