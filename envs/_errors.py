@@ -44,7 +44,7 @@ def refuse(options: Iterable[str], valid: Sequence[str], name: str) -> None:
         raise unknown("option", option, valid, where=f" for {name!r}")
 
 
-def check_episode_length(episode_length: int, name: str) -> int:
+def check_episode_length(episode_length: object, name: str) -> int:
     """``episode_length`` if it is a positive whole number, else a ValueError."""
     if isinstance(episode_length, bool) or not isinstance(episode_length, int):
         raise ValueError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import warnings
 from collections.abc import Iterator
@@ -109,8 +110,7 @@ class BraxEnv:
           End points [segments, 2, 3] and radii [segments], in meters. A capsule or cylinder gives
           its axis, any other shape a segment of length 0; planes are left out.
         """
-        import mujoco
-
+        mujoco = _mujoco()
         data = mujoco.MjData(self.model)
         data.qpos[:] = self.qpos(physics)
         mujoco.mj_kinematics(self.model, data)
@@ -203,8 +203,7 @@ def _quiet() -> Iterator[None]:
 def _no_messages() -> Iterator[None]:
     """Also swallows what importing MJX prints and what MuJoCo's C code says about Brax's models."""
     with contextlib.redirect_stdout(io.StringIO()):
-        import mujoco
-
+        mujoco = _mujoco()
         handler = mujoco.get_mju_user_warning()
         # Without a handler MuJoCo appends its warnings to a file in the current folder.
         mujoco.set_mju_user_warning(lambda message: None)
@@ -212,6 +211,11 @@ def _no_messages() -> Iterator[None]:
             yield
         finally:
             mujoco.set_mju_user_warning(handler)
+
+
+def _mujoco() -> Any:
+    """The module, untyped: it fills its namespace in a way that type checkers cannot follow."""
+    return importlib.import_module("mujoco")
 
 
 def _repair_fluid() -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,11 @@ from jaxtyping import Array, Float, Key
 from envs._errors import check_episode_length, refuse, unknown
 from envs.api import State
 
-Scalar = float | Float[Array, ""]
+Scalar = float | Float[Array, "*batch"]
 
 
 @jax.tree_util.register_dataclass
+@no_type_check  # JAX also puts shapes, flags and the like where the numbers are
 @dataclasses.dataclass(frozen=True)
 class PendulumParams:
     """Physics of :class:`Pendulum`."""
@@ -48,6 +49,7 @@ class PendulumParams:
 
 
 @jax.tree_util.register_dataclass
+@no_type_check  # JAX also puts shapes, flags and the like where the numbers are
 @dataclasses.dataclass(frozen=True)
 class CartpoleParams:
     """Physics of :class:`Cartpole` and :class:`CartpoleSwingup`."""
@@ -67,6 +69,7 @@ class CartpoleParams:
 
 
 @jax.tree_util.register_dataclass
+@no_type_check  # JAX also puts shapes, flags and the like where the numbers are
 @dataclasses.dataclass(frozen=True)
 class PointmassParams:
     """Physics of :class:`Pointmass`."""
@@ -353,7 +356,7 @@ def _check_physics(name: str, field: str, value: float) -> None:
 
 
 def _state(
-    physics: NamedTuple,
+    physics: Any,
     obs: Float[Array, " obs"],
     reward: float | Float[Array, ""] = 0.0,
     done: bool | Array = False,

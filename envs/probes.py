@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,9 +43,7 @@ Reward = Callable[[Array, Array, Array], Array]  # (observation, action, termina
 Answer = Callable[[Array, float], Array]  # (observation, discount) -> value or action
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ProbePhysics:
+class ProbePhysics(NamedTuple):
     """Steps taken in this episode, and the sign drawn for it (used by the +-1 observations)."""
 
     count: Int[Array, ""]
@@ -157,22 +155,34 @@ def _forever(observation: Array, discount: float) -> Array:
     return jnp.full_like(observation, 1.0 / (1.0 - discount))
 
 
-# task: asks, answer, observations, horizon, time limit, kind of observation, reward
+_TIME_LIMIT = 10
+
+
+def _probe(
+    task: str,
+    asks: Literal["value", "action"],
+    answer: Answer,
+    horizon: int,
+    kind: Observations,
+    reward: Reward,
+) -> Probe:
+    """One row of the table in the module docstring."""
+    observations = {"zero": (0.0,), "sign": (-1.0, 1.0), "count": (0.0, 1.0)}[kind]
+    return Probe(f"probe:{task}", asks, answer, observations, horizon, _TIME_LIMIT, kind, reward)
+
+
 _PROBES = {
-    "value": ("value", _one, (0.0,), 1, 10, "zero", _constant_reward),
-    "observation": ("value", _observation, (-1.0, 1.0), 1, 10, "sign", _observation_reward),
-    "discount": ("value", _discounted, (0.0, 1.0), 2, 10, "count", _final_reward),
-    "action": ("action", _half, (0.0,), 1, 10, "zero", _half_reward),
-    "observation-action": (
-        "action",
-        _half_observation,
-        (-1.0, 1.0),
-        1,
-        10,
-        "sign",
-        _half_observation_reward,
-    ),
-    "truncation": ("value", _forever, (0.0,), 0, 10, "zero", _constant_reward),
+    probe.name.removeprefix("probe:"): probe
+    for probe in (
+        _probe("value", "value", _one, 1, "zero", _constant_reward),
+        _probe("observation", "value", _observation, 1, "sign", _observation_reward),
+        _probe("discount", "value", _discounted, 2, "count", _final_reward),
+        _probe("action", "action", _half, 1, "zero", _half_reward),
+        _probe(
+            "observation-action", "action", _half_observation, 1, "sign", _half_observation_reward
+        ),
+        _probe("truncation", "value", _forever, 0, "zero", _constant_reward),
+    )
 }
 
 
@@ -189,18 +199,9 @@ def make(task: str, episode_length: int | None = None, **options: object) -> Pro
     """
     if task not in _PROBES:
         raise unknown("probe", task, list(_PROBES))
-    name = f"probe:{task}"
-    refuse(options, ["episode_length"], name)
-    asks, answer, observations, horizon, default_length, kind, reward = _PROBES[task]
+    probe = _PROBES[task]
+    refuse(options, ["episode_length"], probe.name)
     if episode_length is None:
-        episode_length = default_length
-    return Probe(
-        name=name,
-        asks=asks,
-        answer=answer,
-        observations=observations,
-        horizon=horizon,
-        episode_length=check_episode_length(episode_length, name),
-        _kind=kind,
-        _reward=reward,
-    )
+        return probe
+    check_episode_length(episode_length, probe.name)
+    return dataclasses.replace(probe, episode_length=episode_length)

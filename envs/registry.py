@@ -15,7 +15,7 @@ from typing import Any
 from envs._errors import nearest, unknown
 from envs.api import Env
 
-_PACKAGE = "mnemosyne"  # the distribution whose extras install the simulators
+_PACKAGE = "mnemosyne-optimizer"  # the distribution whose extras install the simulators
 
 
 @dataclasses.dataclass(frozen=True)
