@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proximal policy optimization as one scan, with any optax transformation."""
+
+from robotics.ppo.config import PPOConfig, presets
+from robotics.ppo.train import make_ppo
+
+__all__ = ["PPOConfig", "make_ppo", "presets"]

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of PPO, and the counts that follow from them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from robotics.algorithm import check_positive, check_unit
+from robotics.networks import NetworkConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOConfig:
+    """PPO, the optimizer aside: every optimizer is compared under the same of these.
+
+    The number of rollouts is rounded *down*: a run takes at most ``num_timesteps`` env steps, in ``num_epochs`` chunks
+    of equal length (they share one compiled program). What it loses is less than one chunk, below ``1 /
+    num_evaluations`` of the budget (or one rollout, if that is more); ``total_env_steps`` is the exact number.
+    """
+
+    num_timesteps: int = 1_000_000
+    """Budget in env steps of one seed, at least one rollout; never exceeded."""
+    num_evaluations: int = 20
+    """Chunks wanted, with an evaluation after each, at least 1; where rollouts do not divide there are up to twice as many."""
+    num_envs: int = 64
+    """Environments stepped side by side, at least 1."""
+    unroll_length: int = 32
+    """Env steps of each environment in a rollout, at least 1."""
+    num_minibatches: int = 4
+    """Minibatches a rollout is cut into, at least 1; must divide num_envs * unroll_length."""
+    num_updates_per_batch: int = 4
+    """Passes over a rollout, at least 1."""
+    discount: float = 0.99
+    """Discount per env step, in [0, 1]."""
+    gae_lambda: float = 0.95
+    """Mix of the advantage estimator, in [0, 1]: 0 is one step, 1 the whole rollout."""
+    clipping_epsilon: float = 0.2
+    """Clipping range of the probability ratio, above 0."""
+    value_cost: float = 0.5
+    """Weight of the value loss, at least 0."""
+    entropy_cost: float = 0.0
+    """Weight of the entropy bonus, at least 0."""
+    reward_scaling: float = 1.0
+    """Constant factor on rewards during training, above 0; evaluations are in the environment's own units."""
+    normalize_rewards: bool = False
+    """Divide rewards by the running standard deviation of the discounted return."""
+    normalize_observations: bool = True
+    """Normalize observations by running statistics, which move after the updates of a rollout, never before them."""
+    normalize_advantages: bool = True
+    """Normalize advantages over each rollout."""
+    network: NetworkConfig = NetworkConfig()
+    """Policy and value networks."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def batch_size(self) -> int:
+        """Env steps in a rollout."""
+        return self.num_envs * self.unroll_length
+
+    @property
+    def updates_per_rollout(self) -> int:
+        """Optimizer updates made from a rollout."""
+        return self.num_minibatches * self.num_updates_per_batch
+
+    @property
+    def rollouts_per_epoch(self) -> int:
+        """Rollouts in a chunk."""
+        return max(1, self.num_timesteps // self.batch_size // self.num_evaluations)
+
+    @property
+    def num_epochs(self) -> int:
+        """Chunks in a run."""
+        return self.num_timesteps // self.batch_size // self.rollouts_per_epoch
+
+    @property
+    def env_steps_per_epoch(self) -> int:
+        """Env steps in a chunk."""
+        return self.rollouts_per_epoch * self.batch_size
+
+    @property
+    def total_env_steps(self) -> int:
+        """Env steps that a run takes, exactly; at most ``num_timesteps``."""
+        return self.num_epochs * self.env_steps_per_epoch
+
+    @property
+    def num_updates(self) -> int:
+        """Optimizer updates in a run."""
+        return self.num_epochs * self.rollouts_per_epoch * self.updates_per_rollout
+
+
+def _check(config: PPOConfig) -> None:
+    """Raises ValueError, in one sentence, for the first setting that cannot be."""
+    names = "num_timesteps num_evaluations num_envs unroll_length num_minibatches num_updates_per_batch".split()
+    check_positive("PPO", **{name: getattr(config, name) for name in names})
+    check_positive(
+        "PPO", clipping_epsilon=config.clipping_epsilon, reward_scaling=config.reward_scaling
+    )
+    check_unit("PPO", discount=config.discount, gae_lambda=config.gae_lambda)
+    for name in ("value_cost", "entropy_cost"):
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"PPO {name} is {getattr(config, name)}, but it must not be negative.")
+    if config.network.noise == "none":
+        raise ValueError(
+            "PPO needs action noise: network.noise is 'none', use 'parameter' or 'network'."
+        )
+    batch = config.batch_size
+    if batch % config.num_minibatches:
+        divisor = _nearest_divisor(batch, config.num_minibatches)
+        raise ValueError(
+            f"{config.num_envs} environments x {config.unroll_length} steps = {batch} do not divide into "
+            f"{config.num_minibatches} minibatches; the nearest number that fits is {divisor}."
+        )
+    if config.num_timesteps < batch:
+        raise ValueError(
+            f"num_timesteps is {config.num_timesteps}, but one rollout of {config.num_envs} environments takes "
+            f"{batch} env steps; use at least {batch}."
+        )
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    """The divisor of ``number`` nearest to ``wanted``."""
+    divisors = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
+    return min({*divisors, *(number // d for d in divisors)}, key=lambda d: (abs(d - wanted), d))
+
+
+_PRESETS = {
+    "brax:inverted_pendulum": {"reward_scaling": 0.1},
+    "brax:inverted_double_pendulum": {"reward_scaling": 0.1},
+    "brax:hopper": {},
+}
+
+
+def presets(env_name: str, **changes: object) -> PPOConfig:
+    """Settings for an environment; the defaults where none were tuned for it.
+
+    Args:
+      env_name: registry name, such as ``"brax:hopper"``.
+      **changes: fields to set otherwise.
+
+    Example:
+      >>> presets("brax:hopper", num_timesteps=500_000).total_env_steps
+      491520
+    """
+    return PPOConfig(**(_PRESETS.get(env_name, {}) | changes))  # pyright: ignore[reportArgumentType]
