@@ -75,11 +75,13 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not gpu" $(PYTEST_ARGS)
 
+# Every tool has its say, also when an earlier one has found something.
 lint: $(VENV)/.lint
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/pyright
-	$(BIN)/codespell
+	@failed=; \
+	for check in "ruff check ." "ruff format --check ." pyright codespell; do \
+	    echo "$$check"; $(BIN)/$$check || failed="$$failed [$$check]"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "not clean:$$failed" >&2; exit 1; fi
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
