@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Brax adapter: keys, structure, positions, no leaking of flags, warnings or files."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("brax")
+
+import envs
+from envs import brax_env
+from envs.api import Env, EpisodeWrapper
+from envs.checker import check
+
+TIME_LIMIT = 12
+NUM_LANES = 3
+NUM_STEPS = 30
+
+
+class Played(NamedTuple):
+    """Hopper with random actions: first states [lane], later states [lane, time].
+
+    ``raw_obs`` [lane] is what Brax itself makes of the raw form of the same keys.
+    """
+
+    env: brax_env.BraxEnv
+    first: Any
+    states: Any
+    raw_obs: jax.Array
+
+
+@pytest.fixture(scope="module")
+def hopper() -> Played:
+    """One compiled program for all tests of this file, as compiling is what takes time."""
+    env = envs.make("brax:hopper")
+    wrapped = EpisodeWrapper(env, TIME_LIMIT)
+
+    def lane(key):
+        key_first, key_action = jax.random.split(key)
+        first = wrapped.reset(key_first)
+        actions = jax.random.uniform(key_action, (NUM_STEPS, 3), minval=-1.0, maxval=1.0)
+
+        def advance(state, action):
+            state = wrapped.step(state, action, first)
+            return state, state
+
+        raw_obs = env.brax_env.reset(jax.random.key_data(key_first)).obs
+        return first, jax.lax.scan(advance, first, actions)[1], raw_obs
+
+    keys = jax.random.split(jax.random.key(0), NUM_LANES)
+    return Played(env, *jax.jit(jax.vmap(lane))(keys))
+
+
+def test_hopper_is_an_env_with_brax_sizes(hopper):
+    info = envs.describe("brax:hopper")
+    assert isinstance(hopper.env, Env)
+    assert hopper.env.observation_size == info.observation_size == 11
+    assert hopper.env.action_size == info.action_size == 3
+    assert (hopper.env.backend, hopper.env.dt) == ("spring", 0.008)
+    assert hopper.first.obs.shape == (NUM_LANES, 11)
+
+
+def test_hopper_form_is_fixed_and_float32(hopper):
+    assert jax.tree.structure(hopper.first) == jax.tree.structure(hopper.states)
+    floats = [hopper.states.obs, hopper.states.reward, hopper.states.done]
+    for leaf in floats + jax.tree.leaves(hopper.states.metrics):
+        assert leaf.dtype == jnp.float32
+    for leaf in jax.tree.leaves(hopper.states):
+        assert not leaf.weak_type
+        assert bool(jnp.isfinite(leaf).all())
+
+
+def test_hopper_x_position_is_the_torsos_from_reset_on(hopper):
+    for states in (hopper.first, hopper.states):
+        running = np.asarray(states.done) == 0  # after a restart physics is already the new one
+        x = np.asarray(states.physics.x.pos)[..., 0, 0]
+        np.testing.assert_array_equal(np.asarray(states.metrics["x_position"])[running], x[running])
+    assert np.all(np.asarray(hopper.first.metrics["x_position"]) != 0.0)
+
+
+def test_hopper_distance_is_velocity_times_time(hopper):
+    x = np.asarray(hopper.states.metrics["x_position"])[:, :TIME_LIMIT]
+    start = np.asarray(hopper.first.metrics["x_position"])
+    velocity = np.asarray(hopper.states.metrics["x_velocity"])[:, :TIME_LIMIT]
+    assert np.asarray(hopper.states.info["termination"]).sum() == 0
+    np.testing.assert_allclose(x[:, -1] - start, velocity.sum(axis=1) * hopper.env.dt, atol=1e-5)
+    assert np.abs(x[:, -1] - start).max() > 1e-3
+
+
+def test_hopper_resets_are_distinct(hopper):
+    obs = np.asarray(hopper.first.obs)
+    assert len({tuple(row) for row in obs}) == NUM_LANES
+
+
+def test_hopper_time_limit_does_not_leak_into_later_steps(hopper):
+    truncation = np.asarray(hopper.states.info["truncation"])
+    expected = (np.arange(1, NUM_STEPS + 1) % TIME_LIMIT == 0).astype(np.float32)
+    np.testing.assert_array_equal(truncation, np.broadcast_to(expected, truncation.shape))
+    np.testing.assert_array_equal(hopper.states.done, truncation)
+
+
+def test_hopper_skeleton_and_segments_agree_with_the_physics(hopper):
+    physics = jax.tree.map(lambda leaf: leaf[0], hopper.first.physics)
+    positions, parents = hopper.env.skeleton(physics)
+    assert positions.shape == (4, 3)
+    assert parents == (-1, 0, 1, 2)
+    assert hopper.env.qpos(physics).shape == (hopper.env.model.nq,)
+    ends, radii = hopper.env.segments(physics)
+    assert ends.shape == (4, 2, 3)
+    # The model file: torso 0.4 m, thigh 0.45 m, leg 0.5 m, foot 0.39 m long.
+    lengths = np.linalg.norm(ends[:, 1] - ends[:, 0], axis=-1)
+    np.testing.assert_allclose(lengths, [0.4, 0.45, 0.5, 0.39], atol=1e-6)
+    np.testing.assert_allclose(radii, [0.05, 0.05, 0.04, 0.06], atol=1e-6)
+    np.testing.assert_allclose(ends[0].mean(axis=0), positions[0], atol=1e-3)
+
+
+def test_hopper_reset_from_typed_key_equals_brax_from_raw_key(hopper):
+    np.testing.assert_array_equal(hopper.first.obs, hopper.raw_obs)
+
+
+class _Kinematics(NamedTuple):
+    """As much of a pipeline state as the adapter reads."""
+
+    pos: jax.Array
+
+
+class _Physics(NamedTuple):
+    x: _Kinematics
+    q: jax.Array
+
+
+class _Sloppy:
+    """A Brax environment with every bad habit that one of Brax's own has."""
+
+    def reset(self, rng):
+        from brax.envs.base import State
+
+        assert rng.shape == (2,)
+        assert rng.dtype == jnp.uint32, "Brax needs raw keys"
+        physics = _Physics(_Kinematics(jnp.full((1, 3), 2.5)), jnp.asarray(1.0))
+        zero = jnp.zeros(())
+        return State(physics, jnp.zeros(2), zero, zero, {"x_position": zero}, {"time_out": zero})
+
+    def step(self, state, action):
+        warnings.warn("old names", DeprecationWarning, stacklevel=1)
+        state.metrics.update(x_position=99.0)
+        physics = _Physics(_Kinematics(state.pipeline_state.x.pos + 1.0), jnp.asarray(2))
+        return state.replace(pipeline_state=physics, reward=1.0)
+
+
+@pytest.fixture(name="sloppy")
+def _sloppy():
+    return brax_env.BraxEnv("test:sloppy", "spring", 2, 1, 10, 0.1, _Sloppy())
+
+
+def test_adapter_sloppy_environment_keeps_the_protocol(sloppy):
+    check(sloppy)
+
+
+def test_step_passes_no_done_on_and_writes_no_metrics(sloppy):
+    state = sloppy.reset(jax.random.key(0))
+    assert float(state.metrics["x_position"]) == 2.5
+    after = sloppy.step(state.replace(done=jnp.ones(())), jnp.zeros(1))
+    assert (float(after.done), float(after.reward)) == (0.0, 1.0)
+    assert float(after.metrics["x_position"]) == 3.5
+    assert float(state.metrics["x_position"]) == 2.5
+    assert after.physics.q.dtype == jnp.float32
+
+
+def test_make_leaves_warning_filters_and_folder_alone(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        # This body's model file makes MuJoCo write a warning.
+        env = envs.make("brax:halfcheetah")
+        jax.eval_shape(lambda key: env.reset(key).obs, jax.random.key(0))
+        assert warnings.filters == before
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_swimmer_steps_on_this_jax():
+    env = envs.make("brax:swimmer")
+    assert env.backend == "generalized"
+    info = envs.describe("brax:swimmer")
+    assert (env.observation_size, env.action_size) == (info.observation_size, info.action_size)
+
+    def forms(key, action):
+        state = env.step(env.reset(key), action)
+        return state.obs, state.reward
+
+    obs, reward = jax.eval_shape(forms, jax.random.key(0), jax.ShapeDtypeStruct((2,), jnp.float32))
+    assert (obs.shape, reward.shape) == ((8,), ())
+
+
+def test_make_wrong_task_or_backend_is_refused():
+    with pytest.raises(ValueError, match="'hoper'; the nearest valid one is 'hopper'"):
+        brax_env.make("hoper")
+    with pytest.raises(ValueError, match=r"'sprng' for 'brax:hopper'; .* 'spring'"):
+        brax_env.make("hopper", backend="sprng")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in envs.list_envs() if name.startswith("brax:")])
+def test_check_every_brax_environment(name):
+    env = envs.make(name)
+    info = envs.describe(name)
+    assert (env.observation_size, env.action_size) == (info.observation_size, info.action_size)
+    check(env)
