@@ -92,7 +92,8 @@ def package_of(module: str) -> str:
 def is_verb(module: str) -> bool:
     """Whether the module is one verb of the executable, which ``main`` imports on demand.
 
-    Such a module annotates its flags for tyro, so it needs it at the top.
+    Such a module annotates its flags for tyro and nests the configs of what it runs, so it needs
+    both at the top.
     """
     return package_of(module) == "cli" and module not in ("mnemosyne.cli", "mnemosyne.cli.main")
 
@@ -174,7 +175,9 @@ def _import_problems(module: str, found: Found, stdlib: frozenset[str]) -> Itera
     elif top in FIRST_PARTY:
         if not may_import(module, found.name):
             yield f"must not import {found.name}"
-        elif package_of(module) == "cli" and top != "mnemosyne" and not found.lazy:
+        elif package_of(module) == "cli" and not (
+            found.lazy or top == "mnemosyne" or is_verb(module)
+        ):
             yield f"imports {top} outside a function"
     elif top == "tyro" and is_verb(module):
         pass
