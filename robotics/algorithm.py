@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training algorithm is to the host loop: pure functions of one seed, to be vmapped and jitted."""
+"""What a training algorithm is to the host loop: pure functions of one seed."""
 
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ _LIMB = 1 << 20  # env steps are counted in two int32 limbs, so that 2^31 steps 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that the rest of a run depends on; one seed, a pytree of arrays of fixed structure.
+    """Everything that the rest of a run depends on: one seed, arrays of a fixed structure.
 
     Attributes:
       params: network parameters, nested dicts.
       opt_state: state of the optimizer in the slot.
       normalizer: running statistics.
-      env_state: states of the training environments (``None`` where episodes do not outlive an update).
+      env_state: states of the training environments (``None`` where episodes do not outlive an
+        update).
       key: typed PRNG key.
-      env_steps: env steps so far, ``env_steps[0] * 2**20 + env_steps[1]``; read it with :func:`count_env_steps`.
+      env_steps: env steps so far, ``env_steps[0] * 2**20 + env_steps[1]``; read it with
+        :func:`count_env_steps`.
       updates: optimizer updates so far.
       epoch: chunks so far.
-      carried: metrics that keep their last value while nothing new is known, such as the return of finished episodes.
+      carried: metrics that keep their last value while nothing new is known, such as the return of
+        finished episodes.
     """
 
     params: PyTree
@@ -56,8 +59,8 @@ class Policy(NamedTuple):
     """A policy as a pure function, and what has to be known to rebuild it elsewhere.
 
     Attributes:
-      act: ``act(params, obs, key, deterministic)`` gives actions in [-1, 1]; ``obs`` may have any leading axes. The key
-        is not used if ``deterministic``.
+      act: ``act(params, obs, key, deterministic)`` gives actions in [-1, 1]; ``obs`` may have any
+        leading axes. The key is not used if ``deterministic``.
       spec: JSON-able description, see :func:`robotics.networks.policy_spec`.
     """
 
@@ -72,10 +75,10 @@ class Algorithm(NamedTuple):
     """A training algorithm for one seed.
 
     Attributes:
-      init: builds networks, optimizer state, environments and statistics. No matrix factorization inside: two of them
-        in one vmapped program deadlock on the CPU.
-      epoch: one chunk of training; float32 scalar metrics, means over the chunk, plus ``env_steps`` (int32): the steps
-        actually taken in it.
+      init: builds networks, optimizer state, environments and statistics. No matrix factorization
+        inside: two of them in one vmapped program deadlock on the CPU.
+      epoch: one chunk of training; float32 scalar metrics, means over the chunk, plus ``env_steps``
+        (int32): the steps actually taken in it.
       inference_params: what acting needs.
       policy: how to act with them.
       env_steps_per_epoch: env steps of a chunk; exact for PPO, an upper bound of their mean for ES.

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tanh-normal distribution over actions in (-1, 1): a = tanh(u), u ~ N(mean, std^2), entries independent.
+"""The tanh-normal distribution of actions: a = tanh(u), u ~ N(mean, std^2), entries independent.
 
-Densities are functions of the pre-tanh ``u``: ``atanh(a)`` loses everything near the ends of the range.
+Densities are functions of the pre-tanh ``u``: ``atanh(a)`` loses everything near the ends of the
+range.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ def entropy(
 ) -> Float[Array, "*batch"]:
     """Differential entropy of the action, summed over entries; at most ``actions * log 2``.
 
-    H = 1/2 log(2 pi e) + log std + E[log(1 - tanh(u)^2)]; the expectation by Gauss-Hermite quadrature with 7 nodes, which
-    needs no random numbers. Error below 0.01 per entry for std <= 1 and below 0.1 for std <= 2.
+    H = 1/2 log(2 pi e) + log std + E[log(1 - tanh(u)^2)]; the expectation by Gauss-Hermite
+    quadrature with 7 nodes, which needs no random numbers. Error below 0.01 per entry for std <= 1
+    and below 0.1 for std <= 2.
     """
     nodes = jnp.asarray(_NODES, mean.dtype).reshape((-1,) + (1,) * mean.ndim)
     weights = jnp.asarray(_WEIGHTS, mean.dtype)

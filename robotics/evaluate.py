@@ -51,9 +51,9 @@ def make_evaluate(
       deterministic: without action noise.
 
     Returns:
-      ``evaluate(policy_params, key)``, jittable and vmappable, which gives float32 arrays [num_episodes]:
-      ``episode_return``, ``episode_length`` (env steps) and, where the environment reports ``x_position``, ``distance``
-      (metres along x from the first to the last state).
+      ``evaluate(policy_params, key)``, jittable and vmappable, which gives float32 arrays
+      [num_episodes]: ``episode_return``, ``episode_length`` (env steps) and, where the environment
+      reports ``x_position``, ``distance`` (metres along x from the first to the last state).
 
     Raises:
       ValueError: if ``num_episodes`` is below 1.
@@ -68,7 +68,8 @@ def make_evaluate(
         def step(playing: _Playing) -> _Playing:
             key, key_step = jax.random.split(playing.key)
             action = policy.act(params, playing.state.obs, key_step, deterministic)
-            # A finished environment starts over and is ignored; it must go on with something finite.
+            # A finished environment starts over and is ignored; it must go on with something
+            # finite.
             after = jax.vmap(env.step)(playing.state, action, start)
             sums = _add(playing.sums, after, playing.alive > 0)
             return _Playing(after, playing.alive * (1.0 - after.done), sums, key)

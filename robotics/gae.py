@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generalized advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16) with time limits done right."""
+"""Generalized advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def compute_gae(
     delta_t = r_t + discount (1 - termination_t) V(s'_t) - V(s_t)
     A_t = delta_t + discount gae_lambda (1 - termination_t) (1 - truncation_t) A_{t+1}
 
-    A termination cuts value and sum. A truncation cuts the sum only: what would have come is bootstrapped from the
-    value of the observation that the step really led to, not from that of the next episode's start.
+    A termination cuts value and sum. A truncation cuts the sum only: what would have come is
+    bootstrapped from the value of the observation that the step really led to, not from that of the
+    next episode's start.
 
     Args:
       rewards: r_t.

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multilayer perceptrons as plain functions on nested dicts, and the policies made of them.
 
-Kernels start uniform with variance 2 / fan-in (He et al. 2015), biases at zero, the last layer of a policy at a hundredth
-of that scale (Andrychowicz et al. 2021, arXiv 2006.05990). No orthogonal start: two batched QR factorizations in one
-vmapped program hang for ever on the CPU.
+Kernels start uniform with variance 2 / fan-in (He et al. 2015), biases at zero, the last layer of a
+policy at a hundredth of that scale (Andrychowicz et al. 2021, arXiv 2006.05990). No orthogonal
+start: two batched QR factorizations in one vmapped program hang for ever on the CPU.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -39,7 +40,7 @@ class NetworkConfig:
     activation: Activation = "tanh"
     """Activation function of the hidden layers."""
     noise: Literal["parameter", "network", "none"] = "parameter"
-    """Standard deviation of the action: free parameters, outputs of the policy network, or a policy without noise."""
+    """Whence the action's standard deviation: free parameters, the policy network, or no noise."""
     init_std: float = 0.6
     """Standard deviation of the action before tanh at the start, above 0.001."""
 
@@ -72,7 +73,7 @@ def init_mlp(key: Key[Array, ""], sizes: Sequence[int], last_scale: float = 1.0)
     """
     params = {}
     keys = jax.random.split(key, len(sizes) - 1)
-    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         bound = math.sqrt(6.0 / fan_in) * (last_scale if i == len(sizes) - 2 else 1.0)
         kernel = jax.random.uniform(keys[i], (fan_in, fan_out), jnp.float32, -bound, bound)
         params[f"layer_{i}"] = {"bias": jnp.zeros(fan_out, jnp.float32), "kernel": kernel}
@@ -95,7 +96,7 @@ def apply_mlp(
 def init_policy(
     key: Key[Array, ""], observation_size: int, action_size: int, config: NetworkConfig
 ) -> Params:
-    """Parameters of the policy: ``{"mlp": ...}``, with ``"log_std": [action]`` if the noise is a parameter."""
+    """Parameters: ``{"mlp": ...}``, and ``"log_std": [action]`` if these are the noise."""
     outputs = action_size * (2 if config.noise == "network" else 1)
     params = {
         "mlp": init_mlp(key, (observation_size, *config.policy_hidden, outputs), last_scale=0.01)
@@ -112,7 +113,7 @@ def init_policy(
 def apply_policy(
     params: Params, obs: Float[Array, "*batch obs"], config: NetworkConfig
 ) -> tuple[Float[Array, "*batch action"], Float[Array, "*#batch action"]]:
-    """Mean and standard deviation of the action before tanh; the latter at least 0.001 (0 for a policy without noise).
+    """Mean and standard deviation (at least 0.001; 0 without noise) of the action before tanh.
 
     Args:
       params: from :func:`init_policy`.
@@ -159,9 +160,9 @@ def policy_params(policy: Params, statistics: RunningStatistics) -> PolicyParams
 def policy_spec(observation_size: int, action_size: int, config: NetworkConfig) -> dict[str, Any]:
     """How to compute the deterministic action from :func:`policy_params`, as JSON can hold it.
 
-    The action is ``tanh`` of the first ``action_size`` outputs of the MLP ``policy/mlp`` (layers ``layer_0`` to
-    ``layer_{n-1}``, ``x @ kernel + bias``, ``activation`` after all but the last), whose input is
-    ``clip((obs - normalizer/mean) / normalizer/std, -obs_clip, obs_clip)``.
+    The action is ``tanh`` of the first ``action_size`` outputs of the MLP ``policy/mlp`` (layers
+    ``layer_0`` to ``layer_{n-1}``, ``x @ kernel + bias``, ``activation`` after all but the last),
+    whose input is ``clip((obs - normalizer/mean) / normalizer/std, -obs_clip, obs_clip)``.
     """
     return {
         "kind": "mlp",

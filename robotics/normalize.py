@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running mean and variance, merged batch by batch (Chan, Golub, LeVeque 1979; Welford 1962 for batches of one)."""
+"""Running mean and variance, merged batch by batch (Welford 1962; Chan, Golub, LeVeque 1979)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def merge(a: RunningStatistics, b: RunningStatistics) -> RunningStatistics:
     count = a.count + b.count
     weight = b.count / jnp.maximum(count, 1.0)
     delta = b.mean - a.mean
-    # The mean squares are mixed, instead of sums of squares, so that nothing grows with the number of samples.
+    # The mean squares are mixed, instead of sums of squares, so that nothing grows with the number
+    # of samples.
     variance = (
         a.variance
         + weight * (b.variance - a.variance)

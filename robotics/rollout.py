@@ -49,16 +49,18 @@ def collect(
 ) -> tuple[State, Rollout]:
     """Acts T times in B environments.
 
-    An episode that ends in environment b at step t restarts from ``restarts[(b + t) mod B]``: no two environments
-    share a restart at one time, none uses the same one twice within B steps, and a rotation is a plain copy where a
-    random choice would be a gather of whole simulator states in every step.
+    An episode that ends in environment b at step t restarts from ``restarts[(b + t) mod B]``: no
+    two environments share a restart at one time, none uses the same one twice within B steps, and a
+    rotation is a plain copy where a random choice would be a gather of whole simulator states in
+    every step.
 
     Args:
       env: the environment.
       act: ``act(obs, input)`` gives actions in [-1, 1] and anything that is to be kept.
       state: B running environments.
       restarts: B fresh ones, from :func:`reset`, drawn anew for each rollout.
-      inputs: pytree with leading axis T, one entry a step for ``act``, such as noise drawn beforehand.
+      inputs: pytree with leading axis T, one entry a step for ``act``, such as noise drawn
+        beforehand.
 
     Returns:
       The environments after T steps, and the steps.

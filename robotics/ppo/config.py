@@ -13,15 +13,16 @@ from robotics.networks import NetworkConfig
 class PPOConfig:
     """PPO, the optimizer aside: every optimizer is compared under the same of these.
 
-    The number of rollouts is rounded *down*: a run takes at most ``num_timesteps`` env steps, in ``num_epochs`` chunks
-    of equal length (they share one compiled program). What it loses is less than one chunk, below ``1 /
-    num_evaluations`` of the budget (or one rollout, if that is more); ``total_env_steps`` is the exact number.
+    The number of rollouts is rounded *down*: a run takes at most ``num_timesteps`` env steps, in
+    ``num_epochs`` chunks of equal length (they share one compiled program). What it loses is less
+    than one chunk, below ``1 / num_evaluations`` of the budget (or one rollout, if that is more);
+    ``total_env_steps`` is the exact number.
     """
 
     num_timesteps: int = 1_000_000
     """Budget in env steps of one seed, at least one rollout; never exceeded."""
     num_evaluations: int = 20
-    """Chunks wanted, with an evaluation after each, at least 1; where rollouts do not divide there are up to twice as many."""
+    """Chunks wanted, with an evaluation after each, at least 1; up to twice as many are made."""
     num_envs: int = 64
     """Environments stepped side by side, at least 1."""
     unroll_length: int = 32
@@ -41,14 +42,14 @@ class PPOConfig:
     entropy_cost: float = 0.0
     """Weight of the entropy bonus, at least 0."""
     reward_scaling: float = 1.0
-    """Constant factor on rewards during training, above 0; evaluations are in the environment's own units."""
+    """Constant factor on rewards during training, above 0; evaluations do not use it."""
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
     normalize_observations: bool = True
-    """Normalize observations by running statistics, which move after the updates of a rollout, never before them."""
+    """Normalize observations by running statistics, which move after the updates of a rollout."""
     normalize_advantages: bool = True
     """Normalize advantages over each rollout."""
-    network: NetworkConfig = NetworkConfig()
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     """Policy and value networks."""
 
     def __post_init__(self) -> None:
@@ -92,11 +93,16 @@ class PPOConfig:
 
 def _check(config: PPOConfig) -> None:
     """Raises ValueError, in one sentence, for the first setting that cannot be."""
-    names = "num_timesteps num_evaluations num_envs unroll_length num_minibatches num_updates_per_batch".split()
-    check_positive("PPO", **{name: getattr(config, name) for name in names})
-    check_positive(
-        "PPO", clipping_epsilon=config.clipping_epsilon, reward_scaling=config.reward_scaling
+    counts = (
+        "num_timesteps",
+        "num_evaluations",
+        "num_envs",
+        "unroll_length",
+        "num_minibatches",
+        "num_updates_per_batch",
     )
+    positive = (*counts, "clipping_epsilon", "reward_scaling")
+    check_positive("PPO", **{name: getattr(config, name) for name in positive})
     check_unit("PPO", discount=config.discount, gae_lambda=config.gae_lambda)
     for name in ("value_cost", "entropy_cost"):
         if not getattr(config, name) >= 0:
@@ -109,13 +115,14 @@ def _check(config: PPOConfig) -> None:
     if batch % config.num_minibatches:
         divisor = _nearest_divisor(batch, config.num_minibatches)
         raise ValueError(
-            f"{config.num_envs} environments x {config.unroll_length} steps = {batch} do not divide into "
-            f"{config.num_minibatches} minibatches; the nearest number that fits is {divisor}."
+            f"{config.num_envs} environments x {config.unroll_length} steps = {batch} do not "
+            f"divide into {config.num_minibatches} minibatches; the nearest number that fits is "
+            f"{divisor}."
         )
     if config.num_timesteps < batch:
         raise ValueError(
-            f"num_timesteps is {config.num_timesteps}, but one rollout of {config.num_envs} environments takes "
-            f"{batch} env steps; use at least {batch}."
+            f"num_timesteps is {config.num_timesteps}, but one rollout of "
+            f"{config.num_envs} environments takes {batch} env steps; use at least {batch}."
         )
 
 
@@ -143,4 +150,5 @@ def presets(env_name: str, **changes: object) -> PPOConfig:
       >>> presets("brax:hopper", num_timesteps=500_000).total_env_steps
       491520
     """
-    return PPOConfig(**(_PRESETS.get(env_name, {}) | changes))  # pyright: ignore[reportArgumentType]
+    return PPOConfig(**(_PRESETS.get(env_name, {}) | changes))  # pyright:
+    ignore[reportArgumentType]

@@ -36,9 +36,9 @@ def compute_ppo_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """Policy loss + value_cost * value loss - entropy_cost * entropy.
 
-    With r the probability ratio: policy loss = -mean(min(r A, clip(r, 1 - eps, 1 + eps) A)), value loss =
-    mean((V - target)^2), and the k3 estimate of the KL divergence from the old policy, mean(r - 1 - log r)
-    (Schulman, "Approximating KL divergence", 2020), never negative.
+    With r the probability ratio: policy loss = -mean(min(r A, clip(r, 1 - eps, 1 + eps) A)), value
+    loss = mean((V - target)^2), and the k3 estimate of the KL divergence from the old policy,
+    mean(r - 1 - log r) (Schulman, "Approximating KL divergence", 2020), never negative.
 
     Args:
       params: ``{"policy": ..., "value": ...}``.
@@ -46,8 +46,8 @@ def compute_ppo_loss(
       config: settings.
 
     Returns:
-      The loss, and scalars ``policy_loss``, ``v_loss`` (weighted), ``entropy_loss`` (weighted), ``entropy``, ``kl``,
-      ``clip_fraction``, ``std``.
+      The loss, and scalars ``policy_loss``, ``v_loss`` (weighted), ``entropy_loss`` (weighted),
+      ``entropy``, ``kl``, ``clip_fraction``, ``std``.
     """
     mean, std = networks.apply_policy(params["policy"], minibatch.obs, config.network)
     log_ratio = distributions.log_prob(mean, std, minibatch.raw_action) - minibatch.log_prob
@@ -64,7 +64,8 @@ def compute_ppo_loss(
         "v_loss": v_loss,
         "entropy_loss": entropy_loss,
         "entropy": entropy,
-        # expm1 keeps what a difference of nearly equal numbers would lose when the ratio is close to 1.
+        # expm1 keeps what a difference of nearly equal numbers would lose when the ratio is close
+        # to 1.
         "kl": jnp.mean(jnp.expm1(log_ratio) - log_ratio),
         "clip_fraction": jnp.mean((jnp.abs(ratio - 1.0) > eps).astype(jnp.float32)),
         "std": jnp.mean(std),
@@ -77,7 +78,8 @@ def explained_variance(
 ) -> Float[Array, ""]:
     """1 - Var(targets - values) / Var(targets), at least -1; 0 where the targets do not vary.
 
-    1 is a perfect value network, 0 as good as a constant. The floor keeps the mean over a chunk readable.
+    1 is a perfect value network, 0 as good as a constant. The floor keeps the mean over a chunk
+    readable.
     """
     variance = jnp.var(targets)
     unexplained = jnp.var(targets - values) / jnp.maximum(variance, 1e-8)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PPO (Schulman et al. 2017, arXiv 1707.06347) as pure functions of one seed, with any optax transformation.
+"""PPO (Schulman et al. 2017, arXiv 1707.06347) as pure functions of one seed.
 
-One chunk is a scan over rollouts; each rollout is a scan over env steps and then over minibatches. Samples lie in
-one matrix, so that shuffling a pass is a single gather of rows and a minibatch a slice.
+One chunk is a scan over rollouts; each rollout is a scan over env steps and then over minibatches.
+Samples lie in one matrix, so that shuffling a pass is a single gather of rows and a minibatch a
+slice.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class _Setup(NamedTuple):
 
 
 class _Learner(NamedTuple):
-    """What an optimizer update changes; ``last`` is (updates, parameters before them) where telemetry wants it."""
+    """What an update changes; ``last`` is (updates, parameters before) if telemetry wants it."""
 
     params: PyTree
     opt_state: PyTree
@@ -63,21 +64,22 @@ def make_ppo(
 ) -> Algorithm:
     """PPO for one seed; vmap ``init`` and ``epoch`` over keys for several.
 
-    The optimizer's ``update`` is called with the parameters and, if it takes extra arguments, with the float32 scalars
-    ``value`` (the loss), ``kl`` (k3 estimate on this minibatch before the update), ``clip_fraction``, ``entropy``,
-    ``explained_variance`` (of this rollout, before its updates), ``epoch`` (position among the passes over this rollout,
-    0 to 1) and ``progress`` (of the run, 0 to 1).
+    The optimizer's ``update`` is called with the parameters and, if it takes extra arguments, with
+    the float32 scalars ``value`` (the loss), ``kl`` (k3 estimate on this minibatch before the
+    update), ``clip_fraction``, ``entropy``, ``explained_variance`` (of this rollout, before its
+    updates), ``epoch`` (position among the passes over this rollout, 0 to 1) and ``progress`` (of
+    the run, 0 to 1).
 
     Args:
       env: environment with time limit.
       config: settings.
       optimizer: any optax transformation that gives steps to be added.
-      telemetry: ``telemetry(opt_state, updates, params before them)``, called on the last update of a chunk; its scalars
-        join the metrics.
+      telemetry: ``telemetry(opt_state, updates, params before them)``, called on the last update of
+        a chunk; its scalars join the metrics.
 
     Returns:
-      An algorithm whose ``env_steps_per_epoch`` is exact. Its ``episode/...`` metrics hold their last value (0 at
-      first) while no episode ends; ``episode/count`` tells.
+      An algorithm whose ``env_steps_per_epoch`` is exact. Its ``episode/...`` metrics hold their
+      last value (0 at first) while no episode ends; ``episode/count`` tells.
 
     Example:
       >>> algorithm = make_ppo(EpisodeWrapper(env), PPOConfig(), optax.adam(3e-4))  # doctest: +SKIP
@@ -214,7 +216,7 @@ def _normalize(setup: _Setup, normalizer: PyTree, obs: Array) -> Array:
 def _prepare(
     setup: _Setup, state: TrainState, rollout: Rollout
 ) -> tuple[Float[Array, "samples columns"], PyTree, Float[Array, ""]]:
-    """The sample matrix of a rollout, the statistics for the next one, and the explained variance."""
+    """The sample matrix of a rollout, statistics for the next one, and the explained variance."""
     config = setup.config
     normalizer, scale = _reward_scale(config, state.normalizer, rollout)
     obs = _normalize(setup, state.normalizer, rollout.obs)
@@ -239,7 +241,8 @@ def _prepare(
     )
     samples = jnp.concatenate(columns, axis=-1).reshape(config.batch_size, -1)
     if config.normalize_observations:
-        # Only now: the updates must see the observations as the policy saw them, or the first ratio is not 1.
+        # Only now: the updates must see the observations as the policy saw them, or the first ratio
+        # is not 1.
         observed = normalize.update(normalizer["observation"], rollout.obs)
         normalizer = normalizer | {"observation": observed}
     return samples, normalizer, variance_explained
@@ -248,7 +251,7 @@ def _prepare(
 def _reward_scale(
     config: PPOConfig, normalizer: PyTree, rollout: Rollout
 ) -> tuple[PyTree, Array | float]:
-    """The factor on rewards; with ``normalize_rewards`` from returns up to and including this rollout."""
+    """The factor on rewards; returns count up to the end of this rollout."""
     if not config.normalize_rewards:
         return normalizer, config.reward_scaling
 
@@ -269,7 +272,7 @@ def _reward_scale(
 def _learn(
     setup: _Setup, learner: _Learner, samples: Array, variance_explained: Array, key: Key[Array, ""]
 ) -> tuple[_Learner, Metrics]:
-    """All passes over one rollout; scalars [passes, minibatches] as they were before each update."""
+    """All passes over a rollout; scalars [passes, minibatches] are from before each update."""
     config = setup.config
     passes = config.num_updates_per_batch
 

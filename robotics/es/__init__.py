@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evolution strategies whose mean is moved by any optax transformation."""
+
+from robotics.es.config import ESConfig, presets
+from robotics.es.train import make_es
+
+__all__ = ["ESConfig", "make_es", "presets"]
