@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment protocol: Brax's ``reset(key)`` and ``step(state, action)`` on one environment at a time.
+"""The environment protocol: Brax's ``reset(key)`` and ``step(state, action)``, one at a time.
 
 Everything above this file (rollouts, evaluation, training) sees environments only through it.
 Adapters turn other libraries into it; ``robotics`` imports nothing else from ``envs``.
@@ -8,6 +8,7 @@ Adapters turn other libraries into it; ``robotics`` imports nothing else from ``
 from __future__ import annotations
 
 import dataclasses
+import typing
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -16,6 +17,7 @@ from jaxtyping import Array, Float, Key
 
 
 @jax.tree_util.register_dataclass
+@typing.no_type_check  # JAX also puts shapes, flags and the like in the leaves
 @dataclasses.dataclass(frozen=True)
 class State:
     """What one environment is after ``reset`` or ``step``; a pytree of arrays with a fixed structure.
@@ -24,10 +26,11 @@ class State:
       physics: the simulator's own state, any pytree.
       obs: observation, float32.
       reward: reward of the step that led here, float32 (0 after ``reset``).
-      done: 1.0 where the environment itself ended the episode (a *termination*), else 0.0, float32. Time limits are
-        the business of :class:`EpisodeWrapper`, never of the environment.
-      metrics: named float32 scalars for monitoring. Locomotion bodies put their forward position under
-        ``"x_position"`` (metres), also after ``reset``, so that distance can be measured.
+      done: 1.0 where the environment itself ended the episode (a *termination*), else 0.0,
+        float32. Time limits are the business of :class:`EpisodeWrapper`, never of the environment.
+      metrics: named float32 scalars for monitoring, of the step just made like ``reward``.
+        Locomotion bodies put their forward position under ``"x_position"`` (metres), also after
+        ``reset``, so that distance can be measured inside an episode; never across a restart.
       info: anything else that has to travel with the state.
     """
 
@@ -66,24 +69,27 @@ class Env(Protocol):
         ...
 
     def step(self, state: State, action: Float[Array, " action"]) -> State:
-        """The state after one action; ``reward`` and ``done`` belong to this step."""
+        """The state after one action; ``reward`` and ``done`` belong to this step alone."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeWrapper:
-    """Adds a time limit, keeps termination apart from truncation, and restarts finished episodes from a pool.
+    """Adds a time limit, keeps termination apart from truncation, restarts from a pool.
 
     After ``step``, ``state.info`` holds, as float32 unless said otherwise:
 
     - ``termination``: 1.0 where the environment itself ended;
     - ``truncation``: 1.0 where only the time limit ended the episode (never together with termination);
-    - ``final_obs``: the observation *before* a restart, which is what a truncated value must be bootstrapped from;
-    - ``episode_return`` and ``episode_steps``: sums over the episode that this step belongs to, still unreset;
+    - ``final_obs``: the observation *before* a restart, which is what a truncated value must be
+      bootstrapped from;
+    - ``episode_return`` and ``episode_steps``: sums over the episode that this step belongs to,
+      still unreset;
     - ``steps``: steps in the running episode after a possible restart, int32.
 
-    ``state.done`` is ``termination + truncation``. Restarts copy a state that the caller drew with ``reset`` once per
-    rollout: resetting inside ``step`` would, under ``vmap``, pay for a full reset on every step.
+    ``state.done`` is ``termination + truncation``. Restarts copy a state that the caller drew with
+    ``reset`` once per rollout: resetting inside ``step`` would, under ``vmap``, pay for a full
+    reset on every step.
 
     Args:
       env: the environment to wrap.
@@ -113,7 +119,7 @@ class EpisodeWrapper:
         return state.replace(info=info)
 
     def step(self, state: State, action: Float[Array, " action"], restart: State) -> State:
-        """One step; where the episode ends, the returned state is ``restart`` with this step's reward and flags.
+        """One step; where it ends the episode, ``restart`` with this step's reward and flags.
 
         Args:
           state: the running state.
@@ -125,7 +131,8 @@ class EpisodeWrapper:
         """
         # After a restart the running sums begin anew; ``info["steps"] == 0`` marks the first step of an episode.
         fresh = state.info["steps"] == 0
-        stepped = self.env.step(state, action)
+        # The flag of the last step may not leak into this one: some environments pass it on.
+        stepped = self.env.step(state.replace(done=jnp.zeros_like(state.done)), action)
         steps = state.info["steps"] + 1
         termination = stepped.done
         truncation = jnp.where(steps >= self.time_limit, 1.0 - termination, 0.0)
@@ -141,5 +148,7 @@ class EpisodeWrapper:
         carried = {name: value for name, value in stepped.info.items() if name not in bookkeeping}
         kept = (stepped.physics, stepped.obs, carried)
         again = (restart.physics, restart.obs, {name: restart.info[name] for name in carried})
-        physics, obs, carried = jax.tree.map(lambda new, old: jnp.where(done > 0, new, old), again, kept)
+        physics, obs, carried = jax.tree.map(
+            lambda new, old: jnp.where(done > 0, new, old), again, kept
+        )
         return stepped.replace(physics=physics, obs=obs, done=done, info=carried | bookkeeping)

@@ -43,7 +43,9 @@ class Controls(NamedTuple):
 
 def init(key: Key[Array, ""], config: MnemosyneConfig) -> MetaParams:
     """Meta-parameters; the heads are zero, so that a fresh network leaves Adam's update alone."""
-    keys = dict(zip(("embed", "encoder", "cross", "memory", "ffn", "omega"), jax.random.split(key, 6)))
+    keys = dict(
+        zip(("embed", "encoder", "cross", "memory", "ffn", "omega"), jax.random.split(key, 6))
+    )
     dim, heads = config.dim, len(config.taus)
     inputs = features.NUM_TOKEN_FEATURES + features.NUM_GLOBAL_FEATURES
     key_q, key_k, key_v, key_o = jax.random.split(keys["memory"], 4)

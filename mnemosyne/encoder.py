@@ -31,7 +31,9 @@ class Encoding(NamedTuple):
     tokens: Float[Array, "tokens d"]
 
 
-def init(key: Key[Array, ""], num_inputs: int, width: int, key_dim: int, dim: int) -> dict[str, Any]:
+def init(
+    key: Key[Array, ""], num_inputs: int, width: int, key_dim: int, dim: int
+) -> dict[str, Any]:
     """Parameters of :func:`encode`.
 
     Args:

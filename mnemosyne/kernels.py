@@ -96,7 +96,9 @@ def orthogonal_directions(key: Key[Array, ""], num: int, dim: int) -> Float[Arra
     return (basis.reshape(blocks * dim, dim) * lengths[:, None])[:num]
 
 
-def relative_std(q: Float[Array, " d"], k: Float[Array, " d"], num_features: int) -> Float[Array, ""]:
+def relative_std(
+    q: Float[Array, " d"], k: Float[Array, " d"], num_features: int
+) -> Float[Array, ""]:
     """Standard deviation of the cosh estimate of ``exp(q . k)`` with ``r`` features, relative to the kernel itself.
 
     ``2 sinh(|q + k|^2 / 2) / sqrt(r)`` for independent directions; orthogonal ones do slightly better.

@@ -62,7 +62,9 @@ def write(
     )
 
 
-def read(state: MemoryState, query_features: Float[Array, "slots r"]) -> Float[Array, "slots heads d"]:
+def read(
+    state: MemoryState, query_features: Float[Array, "slots r"]
+) -> Float[Array, "slots heads d"]:
     """Equation (5): the stored values, averaged with weights ``exp(-tau age) K(q, k)``; zero from an empty memory."""
     numerator = jnp.einsum("nr,nhrd->nhd", query_features, state.matrix)
     denominator = jnp.einsum("nr,nhr->nh", query_features, state.mass)

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-
 from mnemosyne import encoder, features, memory, performer
 from mnemosyne.config import MnemosyneConfig
 from mnemosyne.kernels import FEATURE_MAPS, num_directions, orthogonal_directions
@@ -131,7 +130,10 @@ def _network(
     token = jnp.concatenate([xi, recalled], axis=-1)[:, None, None]
     chunk = encoded.chunks[:, :, None]
     shape = inputs.shape[:-1]
-    skip = [encoded.coordinates, *(jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in (chunk, token))]
+    skip = [
+        encoded.coordinates,
+        *(jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in (chunk, token)),
+    ]
     decoder = theta["decoder"]
     hidden = jax.nn.relu(jnp.concatenate(skip, axis=-1) @ decoder["in"] + decoder["bias"])
     return OUTPUT_SCALE * (hidden @ decoder["out"]), state

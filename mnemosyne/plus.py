@@ -13,7 +13,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-
 from mnemosyne import controller, features, memory, rule, units
 from mnemosyne.config import MnemosyneConfig
 from mnemosyne.controller import Controls, MetaParams
@@ -113,7 +112,9 @@ def _update(
     g, treedef = jax.tree.flatten(updates)
     if not any(leaf.size for leaf in g):
         return updates, state
-    given = [jnp.zeros_like(leaf) for leaf in g] if params is None else treedef.flatten_up_to(params)
+    given = (
+        [jnp.zeros_like(leaf) for leaf in g] if params is None else treedef.flatten_up_to(params)
+    )
     verdict, unit_state = units.judge(state.units, [leaf for leaf in g if leaf.size])
     tensors = _Tensors(
         g=[jnp.where(verdict.ok, leaf, 0) for leaf in g],

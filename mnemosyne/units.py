@@ -18,12 +18,15 @@ JUMP = 1e6
 MAX_SKIPS = 10
 """After this many skipped gradients in a row the moments start anew."""
 
+DECAY = 0.995
+"""Decay of the running size of the gradient, an update."""
+
 
 class UnitState(NamedTuple):
     """What is remembered of the gradients' size.
 
     Attributes:
-      peak: moving average of the largest absolute entry; 0 until there was one.
+      peak: decaying maximum of the absolute entries; 0 until there was one.
       scale: ``peak`` rounded up to a power of two; 0 until there was one.
       skipped: gradients skipped so far, int32.
       skipped_in_row: of these, the run that is going on, int32.
@@ -53,14 +56,15 @@ class Verdict(NamedTuple):
 
 def init() -> UnitState:
     """Before any gradient."""
-    zero = jnp.zeros((), jnp.int32)
-    return UnitState(jnp.zeros(()), jnp.zeros(()), zero, zero)
+    # Separate arrays: one buffer in two places cannot be donated.
+    counters = (jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+    return UnitState(jnp.zeros(()), jnp.zeros(()), *counters)
 
 
 def _power_of_two(peak: Float[Array, ""]) -> Float[Array, ""]:
     _, exponent = jnp.frexp(jnp.where(peak > 0, peak, 1.0))
-    # float32 holds 2**127 and, as a normal number, 2**-126.
-    power = jnp.ldexp(jnp.ones(()), jnp.clip(exponent, -126, 127))
+    # Both the power and its inverse have to be normal float32 numbers.
+    power = jnp.ldexp(jnp.ones(()), jnp.clip(exponent, -126, 126))
     return jnp.where(peak > 0, power, 0.0)
 
 
@@ -77,7 +81,8 @@ def judge(state: UnitState, gradients: list[Array]) -> tuple[Verdict, UnitState]
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(g)).astype(jnp.float32) for g in gradients]))
     known = state.peak > 0
     ok = jnp.isfinite(largest) & (~known | (largest / JUMP <= state.peak))
-    moved = jnp.where(known, 0.9 * state.peak + 0.1 * largest, largest)
+    # Decays no faster than the second moment's root, 0.99 ** 0.5: moments in units stay below 1 for ever.
+    moved = jnp.maximum(largest, DECAY * state.peak)
     restart = ~ok & (state.skipped_in_row + 1 >= MAX_SKIPS)
     peak = jnp.where(ok, moved, jnp.where(restart, 0.0, state.peak))
     scale = _power_of_two(peak)

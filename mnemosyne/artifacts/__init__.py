@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -58,7 +57,7 @@ def flatten(meta_params: dict[str, Any], prefix: str = "") -> dict[str, np.ndarr
     return flat
 
 
-def unflatten(flat: dict[str, Array]) -> dict[str, Any]:
+def unflatten(flat: dict[str, np.ndarray]) -> dict[str, Any]:
     """The inverse of :func:`flatten`."""
     nested: dict[str, Any] = {}
     for name, value in flat.items():
@@ -164,7 +163,10 @@ def _check_header(path: Path, header: dict[str, str]) -> None:
     needed = ("config", "trained_with", "tasks", "tensor_sha256")
     if missing := [name for name in needed if name not in header]:
         raise ValueError(f"{path} is no Mnemosyne artifact: its header lacks {missing[0]!r}.")
-    for field, ours in (("format_version", FORMAT_VERSION), ("feature_contract", features.CONTRACT)):
+    for field, ours in (
+        ("format_version", FORMAT_VERSION),
+        ("feature_contract", features.CONTRACT),
+    ):
         if header.get(field) != ours:
             raise ValueError(
                 f"{path} has {field} {header.get(field)!r}, but this version reads {ours!r}: "

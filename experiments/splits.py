@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tasks may train, choose or judge the optimizer. The single source; guarded by tests.
+
+M trains, V chooses the best theta, H judges once. Nothing is ever selected, tuned or stopped on H.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+
+from experiments import data
+from mnemosyne.meta.task import Task
+from mnemosyne.meta.tasks import MLPTask, teacher_data
+
+META_TRAIN_ENVS = (
+    "control:*",
+    "brax:inverted_pendulum",
+    "brax:inverted_double_pendulum",
+    "brax:reacher",
+    "brax:pusher",
+)
+VALIDATION_ENVS = ("brax:hopper", "brax:halfcheetah", "gym:Hopper-v5", "gym:HalfCheetah-v5")
+HOLD_OUT_ENVS = (
+    "brax:walker2d",
+    "brax:ant",
+    "brax:humanoid",
+    "brax:humanoidstandup",
+    "brax:swimmer",
+    "gym:Walker2d-v5",
+    "gym:Ant-v5",
+)
+HOLD_OUT_DATA = ("cifar10", "shakespeare", "quadratic", "rosenbrock")
+"""Substrings that no name of a meta-training or validation task may contain."""
+
+
+def mlp(images: data.Images, hidden: tuple[int, ...], activation: str, batch: int = 64) -> MLPTask:
+    """An MLP family on a data set, under its canonical name."""
+    widths = "-".join(str(w) for w in (images.inputs.shape[1], *hidden, images.labels.max() + 1))
+    name = f"mlp-{widths}-{activation}-b{batch}/{images.name}"
+    return MLPTask(name, images.inputs, images.labels, hidden, activation, batch)
+
+
+def _teacher(seed: int, inputs: int, classes: int) -> data.Images:
+    arrays = teacher_data(jax.random.key(seed), inputs=inputs, classes=classes)
+    return data.Images(f"teacher{seed}", *arrays)
+
+
+def meta_train_tasks(folder: Path | None) -> list[Task]:
+    """M: small MLPs on the bundled digits and synthetic teachers, and on MNIST where it is given.
+
+    Args:
+      folder: holds ``mnist.npz``; ``None`` means digits and teachers alone.
+    """
+    if folder is None:
+        small, medium = data.digits(0, 1400), data.digits(0, 1400)
+    else:
+        small, medium = data.mnist(folder, 8), data.mnist(folder, 14)
+    return [
+        mlp(small, (32,), "relu"),
+        mlp(medium, (64, 32), "gelu"),
+        mlp(small, (16, 16, 16), "tanh", 32),
+        mlp(_teacher(1, 32, 5), (32,), "sigmoid", 16),
+    ]
+
+
+def validation_tasks(folder: Path | None) -> list[Task]:
+    """V: the 64-32-10 network and a deeper one, on rows that meta-training never reads."""
+    images = data.digits(1400) if folder is None else data.mnist(folder, 8, 40_000, 60_000)
+    return [mlp(images, (32,), "relu"), mlp(images, (64, 64, 64), "relu")]

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``mnemosyne info``: what the shipped optimizer is and what it costs, counted on a real state."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+Shapes = list[tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """Show an artifact, and count its state on a network of a given size."""
+
+    artifact: tyro.conf.Positional[str] = "mnemosyne-base"
+    """Name of shipped weights, or a file."""
+    layout: Literal["mlp", "transformer", "many-small"] = "mlp"
+    """Kind of network to count on: equal layers, transformer blocks, or thousands of 32 x 32 tensors."""
+    params: int = 1_000_000
+    """About how many parameters that network has."""
+    json: Path | None = None
+    """File for the numbers that are printed."""
+
+
+def mlp_shapes(params: int) -> Shapes:
+    """Eight equal layers with biases."""
+    width = max(1, round(math.sqrt(params / 8)))
+    return [shape for _ in range(8) for shape in ((width, width), (width,))]
+
+
+def transformer_shapes(params: int) -> Shapes:
+    """Blocks of width 128 (about 200,000 weights each) with biases and normalisation scales."""
+    width = 128 if params >= 200_000 else max(2, round(math.sqrt(params / 12)))
+    block = [(width, 3 * width), (3 * width,), (width, width), (width,)]
+    block += [(width, 4 * width), (4 * width,), (4 * width, width), (width,)]
+    block += [(width,)] * 4
+    size = sum(math.prod(shape) for shape in block)
+    return block * max(1, round(params / size))
+
+
+def many_small_shapes(params: int) -> Shapes:
+    """Tensors of 32 x 32 and a bias each."""
+    return [(32, 32), (32,)] * max(1, round(params / 1056))
+
+
+LAYOUTS = {"mlp": mlp_shapes, "transformer": transformer_shapes, "many-small": many_small_shapes}
+
+
+def count_state(artifact: Any, shapes: Shapes) -> dict[str, Any]:
+    """Initialises the optimizer on such a network and counts what it holds."""
+    import jax
+    import jax.numpy as jnp
+
+    import mnemosyne
+
+    optimizer = mnemosyne.from_meta_params(artifact.meta_params, artifact.config)
+    params = [jnp.zeros(shape) for shape in shapes]
+    leaves = jax.tree.leaves(optimizer.init(params))
+    weights = sum(math.prod(shape) for shape in shapes)
+    state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return {
+        "tensors": len(shapes),
+        "params": weights,
+        "state_bytes": state_bytes,
+        "state_floats_per_param": state_bytes / 4 / weights,
+    }
+
+
+def run(config: Info) -> dict[str, Any]:
+    """Prints and returns the numbers."""
+    if config.params < 1:
+        raise ValueError(f"--params must be at least 1, got {config.params}.")
+    from robotics.limits import check_memory
+
+    # Parameters, their moments and one temporary copy, in float32.
+    check_memory(
+        16 * config.params,
+        f"a network of {config.params:,} parameters with its optimizer",
+        "give a smaller --params",
+    )
+    import mnemosyne
+    from mnemosyne import artifacts, features
+
+    artifact = mnemosyne.load(config.artifact)
+    flat = artifacts.flatten(artifact.meta_params)
+    result = {
+        "artifact": config.artifact,
+        "tensor_sha256": artifact.tensor_sha256,
+        "feature_contract": features.CONTRACT,
+        "mode": artifact.config.mode,
+        "meta_params": sum(int(array.size) for array in flat.values()),
+        "trained_with": artifact.trained_with.get("command", ""),
+        "tasks": list(artifact.tasks),
+        "layout": config.layout,
+        **count_state(artifact, LAYOUTS[config.layout](config.params)),
+    }
+    for name, value in result.items():
+        print(f"{name:>24}  {value}")
+    return result

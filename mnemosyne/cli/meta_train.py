@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``mnemosyne meta-train``: trains the optimizer itself, within a wall-clock budget, resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaTrain:
+    """Train the optimizer itself on small networks."""
+
+    out: Path | None = None
+    """Folder for artifacts, checkpoints and TensorBoard files; must be new, or a run to --resume."""
+    budget: str | None = None
+    """Wall-clock time for training and validation after compilation, such as 90s, 20m or 1h."""
+    outer_steps: int | None = None
+    """Number of outer steps instead of a budget; makes a run reproducible to the bit."""
+    resume: bool = False
+    """Go on with the run in --out, whose settings then hold."""
+    pairs: int = 8
+    """Antithetic pairs a task family."""
+    seed: int = 0
+    """Meta-seed."""
+    data_dir: str | None = None
+    """Folder with mnist.npz; default: MNEMOSYNE_DATA_DIR, else the bundled digits."""
+    init: str | None = None
+    """Artifact to start from; default: Adam."""
+    json: Path | None = None
+    """File for the numbers that are printed."""
+    quiet: bool = False
+    """Print the final numbers only."""
+
+
+def seconds(budget: str) -> float:
+    """``"90s"``, ``"20m"``, ``"1.5h"`` in seconds.
+
+    Raises:
+      ValueError: for anything else, and for nothing.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", budget.strip())
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(f"--budget must look like 90s, 20m or 1h and be positive, got {budget!r}.")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _check(config: MetaTrain) -> None:
+    if config.out is None:
+        raise ValueError("say where the run goes: --out FOLDER.")
+    if config.outer_steps is not None and config.outer_steps < 1:
+        raise ValueError(f"--outer-steps must be at least 1, got {config.outer_steps}.")
+    if config.budget is not None:
+        seconds(config.budget)
+    if config.budget is not None and config.outer_steps is not None:
+        raise ValueError("give either --budget or --outer-steps, not both.")
+    known = (config.out / "settings.json").is_file()
+    if config.resume and not known:
+        raise ValueError(f"there is no meta-training run to resume in {config.out}.")
+    if not config.resume and known:
+        raise ValueError(f"{config.out} already holds a run; --resume goes on with it.")
+    if not config.resume and config.budget is None and config.outer_steps is None:
+        raise ValueError("say how long: --budget 20m, or --outer-steps 1000.")
+
+
+def run(config: MetaTrain) -> dict[str, Any]:
+    """Runs or resumes one meta-training; returns the numbers for ``--json``."""
+    _check(config)
+    from robotics.run_folder import check_writable, read_json, versions, write_json
+
+    folder = config.out
+    check_writable(folder)
+    say = (lambda *_: None) if config.quiet else (lambda line: print(line, flush=True))
+    if config.resume:
+        settings = read_json(folder / "settings.json")
+        session, advance, start = _prepare(folder, settings)
+    else:
+        settings = {
+            "pairs": config.pairs,
+            "seed": config.seed,
+            "outer_steps": config.outer_steps or 0,
+            "data_dir": config.data_dir,
+            "init": config.init,
+            "versions": versions(),
+        }
+        session, advance, start = _prepare(folder, settings)
+        if config.budget is not None:
+            settings["outer_steps"] = _fit(session, advance, seconds(config.budget), say)
+            session = _with_length(session, settings)
+        write_json(folder / "settings.json", settings)
+    return _finish(session, advance, start, say)
+
+
+def _prepare(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Tasks, network and compiled step from the settings of a run."""
+    import mnemosyne
+    from experiments import cache, data, splits
+    from mnemosyne.meta import session, train
+
+    data_folder = data.data_dir(settings["data_dir"])
+    tasks, held = splits.meta_train_tasks(data_folder), splits.validation_tasks(data_folder)
+    artifact = mnemosyne.load(settings["init"]) if settings["init"] else None
+    network = artifact.config if artifact else mnemosyne.MnemosyneConfig()
+
+    def stored(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        task = next(task for task in held if name.startswith(task.name))
+        description = {"name": name, "data": cache.array_hash(task.inputs, task.labels)}
+        return cache.cached("adam9", description, compute, folder / "envelopes")
+
+    config = train.MetaTrainConfig(
+        outer_steps=max(settings["outer_steps"], 1),
+        num_pairs=settings["pairs"],
+        seed=settings["seed"],
+    )
+    prepared = session.Session(
+        tasks=tasks,
+        validation=held,
+        envelopes=session.make_envelopes(held, stored),
+        network=network,
+        config=config,
+        folder=folder,
+        trained_with={},
+    )
+    prepared = _with_length(prepared, settings)
+    advance = session.make_advance(tasks, network, config)
+    return prepared, advance, artifact.meta_params if artifact else None
+
+
+def _with_length(session: Any, settings: dict[str, Any]) -> Any:
+    """The session with its number of outer steps, and the command that repeats it."""
+    from mnemosyne.meta.session import CHUNK
+
+    steps = max(settings["outer_steps"], 1)
+    words = ["mnemosyne", "meta-train", "--outer-steps", steps, "--pairs", settings["pairs"]]
+    words += ["--seed", settings["seed"]]
+    if settings["init"]:
+        words += ["--init", settings["init"]]
+    command = shlex.join(str(word) for word in words)
+    every = max(CHUNK, min(200, steps // 20 // CHUNK * CHUNK))
+    return dataclasses.replace(
+        session,
+        config=dataclasses.replace(session.config, outer_steps=steps),
+        trained_with={"command": command, "versions": settings["versions"]},
+        validate_every=every,
+    )
+
+
+def _fit(session: Any, advance: Any, budget_s: float, say: Callable[[str], None]) -> int:
+    """Measures the pace of this machine and turns the budget into a number of outer steps."""
+    from mnemosyne.meta import session as sessions
+    from mnemosyne.meta import train
+
+    say("compiling the outer step ...")
+    state = train.init(session.tasks, session.network, session.config)
+    check = sessions.make_check(session.validation, session.network)
+    check(state.average)
+    began = time.monotonic()
+    check(state.average)
+    validation_s = time.monotonic() - began
+    compile_s, pace = sessions.measure_pace(advance, state)
+    steps = sessions.outer_steps_for(budget_s, pace, validation_s, session.validate_every)
+    say(f"compiled in {compile_s:.0f} s; {pace:.2f} s an outer step: {steps} fit the budget")
+    return steps
+
+
+def _finish(session: Any, advance: Any, start: Any, say: Callable[[str], None]) -> dict[str, Any]:
+    """Trains with checkpoints, TensorBoard and a progress line; prints the verdict."""
+    from tensorboardX import SummaryWriter
+
+    from mnemosyne.meta.session import write_json
+    from robotics.checkpoint import Checkpointer
+    from robotics.monitor import duration
+
+    total: int = session.config.outer_steps
+    first_chunk: dict[str, Any] = {}
+
+    with (
+        Checkpointer(session.folder / "checkpoints", max_to_keep=2) as checkpointer,
+        SummaryWriter(str(session.folder)) as writer,
+    ):
+
+        def monitor(step: int, scalars: dict[str, float]) -> None:
+            # The first chunk contains the compilation, so the clock of the ETA starts after it.
+            first = (
+                first_chunk.setdefault("step", step),
+                first_chunk.setdefault("time", time.monotonic()),
+            )
+            for tag, value in scalars.items():
+                writer.add_scalar(tag, value, step)
+            if "meta/validation" in scalars:
+                left = (time.monotonic() - first[1]) / max(step - first[0], 1) * (total - step)
+                ratios = " ".join(
+                    f"{value:.3f}" for tag, value in scalars.items() if "/ratio/" in tag
+                )
+                say(f"{step:6d}/{total} | loss against tuned Adam: {ratios} | ETA {duration(left)}")
+
+        result = session.run(advance, checkpointer, monitor, start)
+    result["artifact"] = str(session.folder / "best.safetensors")
+    for row in result["best"]["rows"]:
+        print(
+            f"{row['task']}, {row['steps']} steps: mean loss {row['mean_loss']:.4f} "
+            f"(best of nine Adam rates {row['adam_mean_loss']:.4f}), final "
+            f"{row['final_loss']:.4f} ({row['adam_final_loss']:.4f})"
+        )
+    print(f"best at outer step {result['best']['outer_step']}: {result['artifact']}")
+    print(f"meta-parameters {result['meta_params_sha256'][:12]}")
+    write_json(session.folder / "result.json", result)
+    return result

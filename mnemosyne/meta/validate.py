@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learning curves of any optax optimizer on a task, and the envelope of a tuned Adam to hold them against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key
+
+from mnemosyne.meta.task import Task
+
+ADAM_RATES = tuple(float(rate) for rate in np.logspace(-4, 0, 9))
+"""Nine fixed rates, half a decade apart; the best one is never at an end on the tasks we ship for."""
+
+
+class Curves(NamedTuple):
+    """Training losses of several seeds.
+
+    Attributes:
+      loss: minibatch loss before every update.
+      final: mean loss of the last weights on 16 fresh minibatches.
+    """
+
+    loss: Float[Array, "*batch steps"]
+    final: Float[Array, "*batch"]
+
+    @property
+    def mean(self) -> Float[Array, "*batch"]:
+        """Loss averaged over the run, a seed; a diverged run counts as infinite."""
+        return jnp.where(jnp.isfinite(self.loss), self.loss, jnp.inf).mean(axis=-1)
+
+
+def train_curve(
+    task: Task, optimizer: optax.GradientTransformation, key: Key[Array, ""], num_steps: int
+) -> Curves:
+    """Trains one seed; the loss is passed as ``value`` to optimizers that want it.
+
+    Args:
+      task: what to train.
+      optimizer: any optax transformation.
+      key: initial weights and minibatches, the same for every optimizer.
+      num_steps: updates.
+    """
+    transform = optax.with_extra_args_support(optimizer)
+    key_init, key_data, key_final = jax.random.split(key, 3)
+    params = task.init(key_init)
+
+    def step(carry: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], Array]:
+        params, state = carry
+        batch = task.sample(jax.random.fold_in(key_data, index))
+        loss, grads = jax.value_and_grad(task.loss)(params, batch)
+        updates, state = transform.update(grads, state, params, value=loss)
+        return (optax.apply_updates(params, updates), state), loss
+
+    carry = (params, transform.init(params))
+    (params, _), losses = jax.lax.scan(step, carry, jnp.arange(num_steps))
+    final = jax.vmap(lambda k: task.loss(params, task.sample(k)))(jax.random.split(key_final, 16))
+    return Curves(losses, jnp.mean(final))
+
+
+def seeds(seed: int, count: int) -> Key[Array, " seeds"]:
+    """Keys of the validation runs; meta-training never draws them."""
+    return jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x5EED), count)
+
+
+def curves(
+    task: Task, make: Callable[[], optax.GradientTransformation], keys: Array, num_steps: int
+) -> Curves:
+    """:func:`train_curve` for every key, vmapped and jitted."""
+    run = jax.jit(jax.vmap(lambda key: train_curve(task, make(), key, num_steps)))
+    return run(keys)
+
+
+def adam_grid(
+    task: Task, keys: Array, num_steps: int, rates: Sequence[float] = ADAM_RATES
+) -> Curves:
+    """Fixed-rate Adam at every rate and seed; leading axes ``[rates, seeds]``."""
+
+    def one(rate: Array, key: Array) -> Curves:
+        # A traced learning rate: one compilation serves the whole grid.
+        return train_curve(task, optax.adam(lambda _: rate), key, num_steps)
+
+    grid = jax.jit(jax.vmap(jax.vmap(one, (None, 0)), (0, None)))
+    return grid(jnp.asarray(rates), keys)
+
+
+class Envelope(NamedTuple):
+    """The best fixed rate of a grid, judged by two measures apart.
+
+    Attributes:
+      mean_loss: lowest run-averaged loss over the rates.
+      mean_rate: the rate that reached it.
+      final_loss: lowest final loss over the rates.
+      final_rate: the rate that reached it.
+    """
+
+    mean_loss: float
+    mean_rate: float
+    final_loss: float
+    final_rate: float
+
+
+def envelope(grid: Curves, rates: Sequence[float] = ADAM_RATES) -> Envelope:
+    """Reduces a grid ``[rates, seeds]`` by the mean over seeds."""
+    mean = np.nan_to_num(np.asarray(grid.mean).mean(axis=1), nan=np.inf)
+    final = np.nan_to_num(np.asarray(grid.final).mean(axis=1), nan=np.inf)
+    best_mean, best_final = int(mean.argmin()), int(final.argmin())
+    return Envelope(
+        float(mean[best_mean]), rates[best_mean], float(final[best_final]), rates[best_final]
+    )

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Features are bounded, scale-free and neutral when something is missing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mnemosyne import features
+
+
+def _sample(scale: float = 1.0, history: bool = True) -> features.Sample:
+    keys = jax.random.split(jax.random.key(0), 4)
+    g, m, v, p = (jax.random.normal(key, (3, 16)) for key in keys)
+    if not history:
+        m, v = jnp.zeros_like(m), jnp.zeros_like(v)
+    return features.Sample(scale * g, scale * m, jnp.square(scale * v), p)
+
+
+COUNTS = jnp.asarray([16.0, 100.0, 1.0])
+STATIC = jnp.zeros((3, 5))
+
+
+@pytest.mark.parametrize("history", [True, False])
+def test_token_features_do_not_see_the_gradient_scale(history: bool) -> None:
+    base, network = features.token_features(_sample(1.0, history), COUNTS, STATIC)
+    scaled, scaled_network = features.token_features(_sample(1e-4, history), COUNTS, STATIC)
+    np.testing.assert_allclose(base, scaled, atol=1e-5)
+    np.testing.assert_allclose(network, scaled_network, atol=1e-5)
+    assert base.shape == (3, features.NUM_TOKEN_FEATURES)
+    assert network.size + features.time_features(jnp.zeros(())).size == features.NUM_GLOBAL_FEATURES
+
+
+def test_token_features_degenerate_samples_are_finite_and_bounded() -> None:
+    zero = jnp.zeros((3, 16))
+    huge = jnp.full((3, 16), 1e18)
+    for sample in (
+        features.Sample(zero, zero, zero, zero),
+        features.Sample(huge, zero, zero, huge),
+        features.Sample(zero, huge, huge, zero),
+    ):
+        per_token, network = features.token_features(sample, COUNTS, STATIC)
+        assert jnp.all(jnp.abs(per_token) <= 1.0 + 1e-5)
+        assert jnp.all(jnp.abs(network) <= 1.0 + 1e-5)
+        assert jnp.all(jnp.isfinite(features.coordinate_features(sample)))
+
+
+def test_coordinate_features_flip_with_the_gradient() -> None:
+    sample = _sample()
+    flipped = sample._replace(g=-sample.g, m=-sample.m, p=-sample.p)
+    np.testing.assert_allclose(
+        features.coordinate_features(sample), -features.coordinate_features(flipped), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", features.EXTRAS)
+@pytest.mark.parametrize("missing", [None, jnp.nan, jnp.inf])
+def test_encode_extra_absent_and_non_finite_mean_the_same(name: str, missing: float | None) -> None:
+    encoded = features.encode_extra(name, missing, features.init_loss())
+    np.testing.assert_array_equal(encoded, jnp.zeros(features.NUM_EXTRA_FEATURES))
+
+
+@pytest.mark.parametrize("name", features.EXTRAS)
+@pytest.mark.parametrize("value", [-1e9, 0.0, 1e-9, 1.0, 1e9])
+def test_encode_extra_is_bounded(name: str, value: float) -> None:
+    loss = features.update_loss(features.init_loss(), jnp.asarray(1.0))
+    encoded = features.encode_extra(name, value, loss)
+    assert float(encoded[0]) == 1.0
+    assert jnp.all(jnp.abs(encoded) <= 1.0 + 1e-6)
+
+
+def test_update_loss_features_ignore_scale_and_offset() -> None:
+    values = jax.random.normal(jax.random.key(3), (50,))
+
+    def encode(scale: float, offset: float) -> jax.Array:
+        state = features.init_loss()
+        for value in scale * values + offset:
+            state = features.update_loss(state, value)
+        return features.encode_extra("value", scale * values[-1] + offset, state)
+
+    base = encode(1.0, 0.0)
+    assert float(jnp.abs(base[1])) > 0.01
+    np.testing.assert_allclose(base, encode(1e6, 0.0), atol=1e-4)
+    np.testing.assert_allclose(base, encode(1.0, 10.0), atol=1e-3)
+
+
+def test_update_loss_non_finite_changes_nothing() -> None:
+    state = features.update_loss(features.init_loss(), jnp.asarray(2.0))
+    after = features.update_loss(state, jnp.asarray(jnp.nan))
+    assert all(bool(a == b) for a, b in zip(state, after, strict=True))
+
+
+def test_log_and_sign_known_values() -> None:
+    # Andrychowicz et al. (2016), appendix A, with p = 10.
+    encoded = features.log_and_sign(jnp.asarray([1.0, -np.exp(-5.0), 0.0, np.exp(-11.0)]))
+    expected = [[0.0, 1.0], [-0.5, -1.0], [-1.0, 0.0], [-1.0, np.exp(-1.0)]]
+    np.testing.assert_allclose(encoded, expected, rtol=1e-5)
