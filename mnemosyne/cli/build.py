@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the flags of ``train`` to environment, optimizer, algorithm: where all packages meet."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import optax
+
+from mnemosyne.cli import parse
+
+if TYPE_CHECKING:
+    from envs.api import EpisodeWrapper
+    from mnemosyne.cli.train import Train
+    from robotics.algorithm import Algorithm
+
+
+class Built(NamedTuple):
+    """What a run is made of.
+
+    Attributes:
+      env: environment with its time limit.
+      backend: its physics backend, if it has one.
+      optimizer: the transformation in the slot.
+      algorithm: PPO or ES with it.
+      identity: every setting that a checkpoint must agree on.
+      policy_info: what ``policy.json`` says about the policy's world.
+    """
+
+    env: EpisodeWrapper
+    backend: str | None
+    optimizer: optax.GradientTransformation
+    algorithm: Algorithm
+    identity: dict[str, Any]
+    policy_info: dict[str, Any]
+
+
+def build(config: Train) -> Built:
+    """Builds everything that a run needs; allocates nothing large.
+
+    Raises:
+      ValueError: unknown env, optimizer or weights, settings that do not fit together.
+    """
+    import envs
+    from envs.api import EpisodeWrapper
+    from mnemosyne import telemetry
+    from robotics.es import ESConfig, make_es
+    from robotics.ppo import PPOConfig, make_ppo
+
+    counts = {"num_timesteps": config.num_timesteps, "num_evaluations": config.num_evaluations}
+    if config.algo == "ppo":
+        make, algo = make_ppo, parse.from_flags(PPOConfig, config.ppo, **counts)
+    else:
+        make, algo = make_es, parse.from_flags(ESConfig, config.es, **counts)
+    # Episodes of ES end when they end, so it cannot know its number of updates beforehand.
+    optimizer, sha256 = make_optimizer(config, getattr(algo, "num_updates", None))
+    inner = envs.make(config.env, backend=config.backend, episode_length=config.episode_length)
+    env = EpisodeWrapper(inner)
+    return Built(
+        env=env,
+        backend=getattr(inner, "backend", None),
+        optimizer=optimizer,
+        algorithm=make(env, algo, optimizer, telemetry),
+        identity=_identity(config, sha256),
+        policy_info=_policy_info(config, env),
+    )
+
+
+def make_optimizer(
+    config: Train, num_updates: int | None
+) -> tuple[optax.GradientTransformation, str | None]:
+    """The optimizer that the flags name, and the hash of its meta-parameters if it has any.
+
+    Raises:
+      ValueError: unknown name, weights, or a learning rate where there is none.
+    """
+    import mnemosyne
+    from robotics import optimizers
+
+    if config.optimizer != "mnemosyne":
+        _check_name(config.optimizer, [*optimizers.list_optimizers(), "mnemosyne"])
+        rate = config.learning_rate
+        return optimizers.make_optimizer(config.optimizer, rate, num_updates, config.algo), None
+    factor = 1.0 if config.learning_rate is None else config.learning_rate
+    made = mnemosyne.mnemosyne(config.weights, total_steps=num_updates, learning_rate=factor)
+    return made, mnemosyne.load(config.weights).tensor_sha256
+
+
+def _check_name(name: str, valid: list[str]) -> None:
+    """Refuses an unknown name here, where Mnemosyne itself is among the valid ones."""
+    if ":" not in name and name not in valid:
+        best = parse.nearest(name, valid)
+        raise ValueError(f"unknown optimizer {name!r}; the nearest valid one is {best!r}")
+
+
+def _identity(config: Train, sha256: str | None) -> dict[str, Any]:
+    """Every setting that has a part in what is learned, flat, as JSON knows it."""
+    from mnemosyne.cli.train import FREE
+    from robotics.run_folder import plain
+
+    settings = dataclasses.asdict(config)
+    other = "es" if config.algo == "ppo" else "ppo"
+    kept = {name: value for name, value in settings.items() if name not in (*FREE, other)}
+    return plain(kept | {"weights_sha256": sha256})
+
+
+def _policy_info(config: Train, env: EpisodeWrapper) -> dict[str, Any]:
+    """Where a policy is at home."""
+    return {
+        "env": config.env,
+        "backend": getattr(env.env, "backend", None),
+        "algo": config.algo,
+        "optimizer": config.optimizer,
+        "observation_size": env.env.observation_size,
+        "action_size": env.env.action_size,
+        "action_range": [-1.0, 1.0],
+        "dt": env.env.dt,
+        "episode_length": env.time_limit,
+    }

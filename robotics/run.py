@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host loop of a training run: compile, train in chunks, evaluate, save, resume, report.
+
+All seeds run in one program (``vmap``), one chunk of env steps between two evaluations. After every
+evaluation the run is saved; a run that is killed and resumed gives, on a CPU, the same numbers to
+the last bit as one that was not, because a checkpoint holds everything that the next chunk depends
+on and the evaluation episodes depend on seed and chunk only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Key, PyTree
+
+from envs.api import EpisodeWrapper
+from robotics import limits, programs, result, run_folder
+from robotics.algorithm import Algorithm
+from robotics.checkpoint import Checkpointer
+from robotics.evaluate import make_evaluate, random_policy
+from robotics.export import export_policy
+from robotics.monitor import RETURN, Monitor, duration
+
+_EVAL_STREAM = (
+    0x6576616C  # keeps evaluation episodes apart from what training draws from the same seed
+)
+_WORK_COPIES = 3  # state, gradient and temporary copies: a lower bound on what a step needs
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """How a run is carried out; nothing in here changes what is learned, seeds aside."""
+
+    folder: Path
+    """Run folder."""
+    seed: int = 0
+    """First seed."""
+    num_seeds: int = 1
+    """Number of seeds trained side by side, at least 1."""
+    eval_episodes: int = 64
+    """Fresh episodes per evaluation and seed, at least 1."""
+    max_to_keep: int = 3
+    """Checkpoints kept on the disk, at least 1."""
+    quiet: bool = False
+    """Say nothing on the console."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed numbers, in the order of the leading axis of all arrays."""
+        return list(range(self.seed, self.seed + self.num_seeds))
+
+
+@dataclasses.dataclass
+class _Progress:
+    """What the host knows about a run besides its arrays; saved with every checkpoint as JSON."""
+
+    epoch: int = 0
+    env_steps: list[int] = dataclasses.field(
+        default_factory=list
+    )  # one a seed, Python ints never overflow
+    walltime_s: float = 0.0
+    compile_s: float = 0.0
+    train_s: float = 0.0
+    finite: list[bool] = dataclasses.field(default_factory=list)
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    random: dict[str, Any] = dataclasses.field(default_factory=dict)
+    best: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Env steps of one seed; the mean where seeds differ."""
+        return round(sum(self.env_steps) / len(self.env_steps))
+
+
+def seed_keys(config: RunConfig) -> Key[Array, " seeds"]:
+    """One typed key a seed; a seed's key does not depend on how many others run beside it."""
+    return jax.vmap(jax.random.key)(jnp.asarray(config.seeds, jnp.uint32))
+
+
+def evaluation_keys(keys: Key[Array, " seeds"], epoch: int) -> Key[Array, " seeds"]:
+    """Keys of the fresh episodes that are played after ``epoch`` chunks."""
+    return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, _EVAL_STREAM), epoch))(
+        keys
+    )
+
+
+def state_template(algorithm: Algorithm, config: RunConfig) -> PyTree:
+    """Shapes of the training state of all seeds; refuses a state that cannot fit into memory.
+
+    Raises:
+      ValueError: if it cannot fit.
+    """
+    template = jax.eval_shape(jax.vmap(algorithm.init), seed_keys(config))
+    limits.check_memory(
+        _WORK_COPIES * limits.tree_bytes(template), "training this model", programs.SMALLER
+    )
+    return template
+
+
+def train(
+    algorithm: Algorithm,
+    env: EpisodeWrapper,
+    optimizer: optax.GradientTransformation,
+    config: RunConfig,
+    identity: Mapping[str, Any] | None = None,
+    policy_info: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Trains to the algorithm's last chunk, from the newest checkpoint if there is one.
+
+    Args:
+      algorithm: what to train, as pure functions of one seed.
+      env: where the policy is evaluated.
+      optimizer: the transformation in the algorithm's slot, to be timed apart.
+      config: how to carry the run out.
+      identity: settings that checkpoints of this folder must agree on.
+      policy_info: what ``policy.json`` says about the policy's world, such as env and dt.
+
+    Returns:
+      The fields of ``result.json`` that come from the run itself, as JSON knows them.
+
+    Raises:
+      Interrupted: after Ctrl-C; the last complete chunk is saved.
+      ValueError: damaged or foreign checkpoint, or too little memory.
+    """
+    template = state_template(algorithm, config)
+    with Checkpointer(
+        config.folder / run_folder.CHECKPOINTS, config.max_to_keep, identity
+    ) as checkpointer:
+        restored = checkpointer.restore(template) if checkpointer.steps() else None
+        resume_at = None if restored is None else restored.step
+        config.folder.mkdir(parents=True, exist_ok=True)
+        with Monitor(config.folder, config.seeds, resume_at, config.quiet) as monitor:
+            loop = _Loop(algorithm, env, config, checkpointer, monitor, dict(policy_info or {}))
+            state, progress = loop.start(restored)
+            with programs.interruptible(monitor.say) as interrupted:
+                state = loop.run(state, progress, interrupted)
+            return loop.finish(state, progress, optimizer)
+
+
+class _Loop:
+    """The parts of :func:`train` with what they share."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        env: EpisodeWrapper,
+        config: RunConfig,
+        checkpointer: Checkpointer,
+        monitor: Monitor,
+        policy_info: dict[str, Any],
+    ):
+        self.algorithm, self.env, self.config = algorithm, env, config
+        self.checkpointer, self.monitor, self.policy_info = checkpointer, monitor, policy_info
+        self.keys = seed_keys(config)
+        self.inference_params = jax.jit(jax.vmap(algorithm.inference_params))
+        self.play: Callable[..., Any] | None = None
+
+    def start(self, restored: Any) -> tuple[PyTree, _Progress]:
+        """The first state, evaluated before it learns, or the restored one; with its record."""
+        if restored is not None:
+            progress = _Progress(**restored.host)
+            self.monitor.say(f"continuing at {progress.steps:,} env steps of {self.config.folder}")
+            return restored.state, progress
+        count = self.config.num_seeds
+        progress = _Progress(env_steps=[0] * count, finite=[True] * count)
+        started = time.perf_counter()
+        self.monitor.say(f"compiling for {count} seed(s) ...")
+        init, seconds = programs.compile_timed(jax.vmap(self.algorithm.init), self.keys)
+        progress.compile_s += seconds
+        state = init(self.keys)
+        progress.random = self.play_random(progress)
+        self.evaluate(state, progress, {}, {})
+        progress.walltime_s += time.perf_counter() - started
+        return state, progress
+
+    def play_random(self, progress: _Progress) -> dict[str, Any]:
+        """Uniform random actions in the episodes of the last evaluation of the first seed."""
+        policy = random_policy(self.env.env.action_size)
+        play = make_evaluate(self.env, policy, self.config.eval_episodes)
+        key = evaluation_keys(self.keys, self.algorithm.num_epochs)[0]
+        program, seconds = programs.compile_timed(play, None, key)
+        progress.compile_s += seconds
+        episodes = jax.device_get(program(None, key))
+        entry = result.evaluation(0, {name: value[None] for name, value in episodes.items()})
+        spread = result.spread([entry], "return")
+        self.monitor.say(
+            f"uniform random actions: return {spread['mean']:.4g} ± {spread['std']:.3g}"
+        )
+        return entry
+
+    def run(self, state: PyTree, progress: _Progress, interrupted: threading.Event) -> PyTree:
+        """All remaining chunks."""
+        if progress.epoch >= self.algorithm.num_epochs:
+            return state
+        started = time.perf_counter()
+        epoch, seconds = programs.compile_timed(jax.vmap(self.algorithm.epoch), state, donate=True)
+        progress.compile_s += seconds
+        self.monitor.say(f"compiled in {duration(progress.compile_s)}, training ...")
+        walltime_s = progress.walltime_s
+        while progress.epoch < self.algorithm.num_epochs:
+            state = self.chunk(epoch, state, progress)
+            progress.walltime_s = walltime_s + time.perf_counter() - started
+            self.checkpointer.save(progress.steps, state, dataclasses.asdict(progress))
+            if interrupted.is_set() and progress.epoch < self.algorithm.num_epochs:
+                raise programs.Interrupted(
+                    f"interrupted at {progress.steps:,} env steps; "
+                    f"continue with --resume {self.config.folder}"
+                )
+        return state
+
+    def chunk(self, epoch: Callable[[PyTree], Any], state: PyTree, progress: _Progress) -> PyTree:
+        """One chunk of training and the evaluation after it."""
+        started = time.perf_counter()
+        state, metrics = epoch(state)
+        self.wait(metrics, progress, started)
+        train_s = time.perf_counter() - started
+        metrics = {name: np.asarray(value) for name, value in metrics.items()}
+        steps = metrics.pop(
+            "env_steps", np.full(self.config.num_seeds, self.algorithm.env_steps_per_epoch)
+        )
+        progress.env_steps = [
+            old + int(new) for old, new in zip(progress.env_steps, steps, strict=True)
+        ]
+        progress.train_s += train_s
+        progress.epoch += 1
+        host = {"training/sps": float(steps.sum()) / train_s, "training/walltime": progress.train_s}
+        self.evaluate(state, progress, metrics, host)
+        return state
+
+    def wait(self, metrics: Mapping[str, Array], progress: _Progress, started: float) -> None:
+        """Waits for a chunk while the live line moves and Ctrl-C is heard."""
+        marker = next(iter(metrics.values()))
+        last = progress.history[-1]
+        while not marker.is_ready():
+            time.sleep(0.05)
+            seconds = time.perf_counter() - started
+            now, random = np.mean(last["return"]), progress.random["return"][0]
+            number = f"{progress.epoch + 1} of {self.algorithm.num_epochs}"
+            fields = {
+                "env steps": f"{progress.steps:,}",
+                "return": f"{now:.4g} (random {random:.4g})",
+                "chunk": f"{number}, running for {duration(seconds)}",
+                "time left": self.eta(progress, seconds),
+            }
+            done = progress.epoch / self.algorithm.num_epochs
+            self.monitor.live(str(self.config.folder), done, fields)
+        jax.block_until_ready(metrics)
+
+    def eta(self, progress: _Progress, running_s: float = 0.0) -> str:
+        """Time left, from the mean time of the chunks so far."""
+        if not progress.epoch:
+            return "?"
+        left = self.algorithm.num_epochs - progress.epoch
+        return duration(left * progress.train_s / progress.epoch - running_s)
+
+    def evaluate(
+        self,
+        state: PyTree,
+        progress: _Progress,
+        metrics: dict[str, np.ndarray],
+        host: dict[str, float],
+    ) -> None:
+        """Plays fresh episodes, keeps the best policy, and writes and says what came out."""
+        params = self.inference_params(state)
+        if self.play is None:
+            play = make_evaluate(self.env, self.algorithm.policy, self.config.eval_episodes)
+            self.play, seconds = programs.compile_timed(jax.vmap(play), params, self.keys)
+            progress.compile_s += seconds
+        started = time.perf_counter()
+        episodes = jax.device_get(self.play(params, evaluation_keys(self.keys, progress.epoch)))
+        seconds = time.perf_counter() - started
+        entry = result.evaluation(progress.steps, episodes)
+        progress.history.append(entry)
+        finite = np.isfinite(entry["return"])
+        for name, values in metrics.items():
+            if name.startswith("training/"):  # telemetry may be undefined where training is well
+                finite = finite & np.isfinite(np.asarray(values, np.float64))
+        self.warn_non_finite(progress, finite)
+        self.keep_best(params, progress, entry)
+        scalars = metrics | {
+            RETURN: entry["return"],
+            f"{RETURN}_std": np.sqrt(entry["return_var"]),
+            "eval/avg_episode_length": entry["length"],
+        }
+        if "distance" in entry:
+            scalars["eval/distance_m"] = entry["distance"]
+        host = host | {
+            "eval/sps": float(np.sum(episodes["episode_length"])) / seconds,
+            "eval/walltime": seconds,
+        }
+        self.monitor.record(progress.steps, scalars, host)
+        self.say_line(progress, entry, host)
+
+    def warn_non_finite(self, progress: _Progress, finite: np.ndarray) -> None:
+        """Says once which seeds have become non-finite."""
+        for i, seed in enumerate(self.config.seeds):
+            if progress.finite[i] and not finite[i]:
+                progress.finite[i] = False
+                self.monitor.say(
+                    f"seed {seed} became non-finite before {progress.steps:,} env steps"
+                )
+
+    def say_line(
+        self, progress: _Progress, entry: Mapping[str, Any], host: Mapping[str, float]
+    ) -> None:
+        """The console line of an evaluation."""
+        spread = result.spread([entry], "return")
+        parts = [
+            f"{progress.steps:>12,} env steps",
+            f"return {spread['mean']:>9.4g} ± {spread['std']:<8.3g}",
+        ]
+        if "training/sps" in host:
+            parts += [f"{host['training/sps']:>10,.0f} steps/s", f"{self.eta(progress)} left"]
+        self.monitor.say(" | ".join(parts))
+
+    def keep_best(self, params: PyTree, progress: _Progress, entry: Mapping[str, Any]) -> None:
+        """Exports the policy of the best seed if it beats everything before it."""
+        returns = np.where(np.isfinite(entry["return"]), entry["return"], -np.inf)
+        index = int(np.argmax(returns))
+        if np.isfinite(returns[index]) and returns[index] > progress.best.get("return", -np.inf):
+            progress.best = {
+                "return": float(returns[index]),
+                "seed": self.config.seeds[index],
+                "env_steps": progress.steps,
+            }
+            self.export(self.config.folder / "best", params, index, progress.best)
+
+    def export(self, folder: Path, params: PyTree, index: int, about: Mapping[str, Any]) -> None:
+        """Writes one seed's policy for use without this package."""
+        one = jax.tree.map(lambda leaf: np.asarray(leaf[index]), params)
+        export_policy(folder, self.algorithm.policy.spec, one, self.policy_info | dict(about))
+
+    def finish(
+        self, state: PyTree, progress: _Progress, optimizer: optax.GradientTransformation
+    ) -> dict[str, Any]:
+        """Exports the last policy and gathers what the run reports."""
+        last = progress.history[-1]
+        index = int(np.nanargmax(np.nan_to_num(last["return"], nan=-np.inf)))
+        about = {
+            "return": last["return"][index],
+            "seed": self.config.seeds[index],
+            "env_steps": progress.steps,
+        }
+        self.export(self.config.folder, self.inference_params(state), index, about)
+        one = jax.tree.map(lambda leaf: leaf[index], (state.params, state.opt_state))
+        fields = {
+            "seeds": self.config.seeds,
+            "env_steps": progress.steps,
+            "env_steps_per_seed": progress.env_steps,
+            "updates": int(np.max(np.asarray(state.updates))),
+            **result.summarize(progress.history, progress.random, progress.finite),
+            "best_return": progress.best.get("return"),
+            "best_seed": progress.best.get("seed"),
+            "best_env_steps": progress.best.get("env_steps"),
+            "walltime_s": progress.walltime_s,
+            "compile_s": progress.compile_s,
+            "env_steps_per_s": sum(progress.env_steps) / max(progress.train_s, 1e-9),
+            "optimizer_us_per_update": programs.time_optimizer(optimizer, *one),
+        }
+        return run_folder.plain(fields)
