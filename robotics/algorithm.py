@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
@@ -20,9 +18,7 @@ Telemetry = Callable[[Any, PyTree, PyTree], Metrics]
 _LIMB = 1 << 20  # env steps are counted in two int32 limbs, so that 2^31 steps are nothing special
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
+class TrainState(NamedTuple):
     """Everything that the rest of a run depends on: one seed, arrays of a fixed structure.
 
     Attributes:
@@ -49,10 +45,6 @@ class TrainState:
     updates: Int[Array, ""]
     epoch: Int[Array, ""]
     carried: Metrics
-
-    def replace(self, **changes: Any) -> TrainState:
-        """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)
 
 
 class Policy(NamedTuple):
@@ -127,14 +119,14 @@ def nearest(value: str, valid: Sequence[str]) -> str:
     )
 
 
-def check_positive(owner: str, **values: float) -> None:
+def check_positive(owner: str, **values: int | float) -> None:
     """Raises ValueError for the first value that is not above 0."""
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{owner} {name} is {value}, but it must be above 0.")
 
 
-def check_unit(owner: str, **values: float) -> None:
+def check_unit(owner: str, **values: int | float) -> None:
     """Raises ValueError for the first value outside [0, 1]."""
     for name, value in values.items():
         if not 0 <= value <= 1:

@@ -14,8 +14,8 @@ def compute_gae(
     next_values: Float[Array, "T *batch"],
     termination: Float[Array, "T *batch"],
     truncation: Float[Array, "T *batch"],
-    discount: float,
-    gae_lambda: float,
+    discount: float | Float[Array, ""],
+    gae_lambda: float | Float[Array, ""],
 ) -> tuple[Float[Array, "T *batch"], Float[Array, "T *batch"]]:
     """Advantages and value targets.
 

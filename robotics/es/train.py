@@ -177,7 +177,7 @@ def _epoch(setup: _Setup, state: TrainState) -> tuple[TrainState, Metrics]:
     count = chunk.generations.astype(jnp.float32)
     metrics = {name: value / count for name, value in chunk.sums.items()}
     metrics |= {"env_steps": chunk.env_steps, "training/generations": count}
-    state = chunk.state.replace(epoch=state.epoch + 1)
+    state = chunk.state._replace(epoch=state.epoch + 1)
     if setup.telemetry is not None:
         metrics |= setup.telemetry(state.opt_state, *chunk.last)
     return state, metrics
@@ -201,7 +201,7 @@ def _generation(setup: _Setup, chunk: _Chunk) -> _Chunk:
     env_steps = jnp.sum(played.length).astype(jnp.int32)
     metrics = _metrics(played, fitness, grads)
     return _Chunk(
-        state=state.replace(
+        state=state._replace(
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
             normalizer=_observe(setup, state.normalizer, played),

@@ -31,6 +31,8 @@ from robotics.ppo.config import PPOConfig
 from robotics.ppo.losses import Minibatch, compute_ppo_loss, explained_variance
 from robotics.rollout import Rollout, collect, reset
 
+_Stacked = dict[str, Array]  # metrics with leading axes of a scan
+
 _EPISODE_METRICS = ("episode/sum_reward", "episode/length")
 
 
@@ -149,14 +151,14 @@ def _epoch(setup: _Setup, state: TrainState) -> tuple[TrainState, Metrics]:
         iteration, (state, last), None, length=setup.config.rollouts_per_epoch
     )
     metrics, carried = _episode_metrics(stacked, state.carried)
-    state = state.replace(epoch=state.epoch + 1, carried=carried)
+    state = state._replace(epoch=state.epoch + 1, carried=carried)
     metrics["env_steps"] = jnp.asarray(setup.config.env_steps_per_epoch, jnp.int32)
     if setup.telemetry is not None:
         metrics |= setup.telemetry(state.opt_state, *last)
     return state, metrics
 
 
-def _episode_metrics(stacked: Metrics, carried: Metrics) -> tuple[Metrics, Metrics]:
+def _episode_metrics(stacked: _Stacked, carried: Metrics) -> tuple[Metrics, Metrics]:
     """Means over a chunk; those of episodes weigh every finished episode alike."""
     counts = stacked["episode/count"]
     count = jnp.sum(counts)
@@ -183,7 +185,7 @@ def _iteration(
     samples, normalizer, variance_explained = _prepare(setup, state, rollout)
     learner = _Learner(state.params, state.opt_state, state.updates, last)
     learner, scalars = _learn(setup, learner, samples, variance_explained, key_shuffle)
-    state = state.replace(
+    state = state._replace(
         params=learner.params,
         opt_state=learner.opt_state,
         updates=learner.updates,
@@ -271,12 +273,12 @@ def _reward_scale(
 
 def _learn(
     setup: _Setup, learner: _Learner, samples: Array, variance_explained: Array, key: Key[Array, ""]
-) -> tuple[_Learner, Metrics]:
+) -> tuple[_Learner, _Stacked]:
     """All passes over a rollout; scalars [passes, minibatches] are from before each update."""
     config = setup.config
     passes = config.num_updates_per_batch
 
-    def one_pass(learner: _Learner, inputs: tuple[Array, Array]) -> tuple[_Learner, Metrics]:
+    def one_pass(learner: _Learner, inputs: tuple[Array, Array]) -> tuple[_Learner, _Stacked]:
         key, position = inputs
         shuffled = samples[jax.random.permutation(key, config.batch_size)]
         minibatches = shuffled.reshape(config.num_minibatches, -1, samples.shape[-1])
@@ -320,7 +322,7 @@ def _unpack(
     return Minibatch(obs, raw_action, rest[:, 0], rest[:, 1], rest[:, 2])
 
 
-def _training_metrics(scalars: Metrics, variance_explained: Array) -> Metrics:
+def _training_metrics(scalars: _Stacked, variance_explained: Array) -> Metrics:
     """Means over the updates of a rollout, under Brax's names where it has them."""
     names = {
         "training/total_loss": "loss",

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizers that must solve the probes; every entry runs through all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import optax
+
+Factory = Callable[[], optax.GradientTransformation]
+
+PPO_FACTORIES: dict[str, Factory] = {"adam": lambda: optax.adam(3e-3)}
+ES_FACTORIES: dict[str, Factory] = {"adam": lambda: optax.adam(3e-2)}

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robotics import networks
+from robotics.networks import NetworkConfig
+from robotics.normalize import init_statistics, update
+
+
+def test_mlp_agrees_with_numpy():
+    params = networks.init_mlp(jax.random.key(0), (3, 5, 4, 2))
+    x = np.linspace(-1, 1, 21).reshape(7, 3).astype(np.float32)
+    hidden = x
+    for name in ("layer_0", "layer_1"):
+        hidden = np.tanh(hidden @ params[name]["kernel"] + params[name]["bias"])
+    expected = hidden @ params["layer_2"]["kernel"] + params["layer_2"]["bias"]
+    np.testing.assert_allclose(
+        networks.apply_mlp(params, jnp.asarray(x), "tanh"), expected, rtol=1e-5
+    )
+
+
+def test_kernels_start_with_variance_two_over_fan_in():
+    params = networks.init_mlp(jax.random.key(1), (200, 300, 100), last_scale=0.01)
+    np.testing.assert_allclose(np.var(params["layer_0"]["kernel"]), 2 / 200, rtol=0.05)
+    np.testing.assert_allclose(np.var(params["layer_1"]["kernel"]), 1e-4 * 2 / 300, rtol=0.05)
+
+
+@pytest.mark.parametrize("noise", ["parameter", "network"])
+def test_policy_starts_near_zero_mean_with_the_configured_std(noise):
+    config = NetworkConfig(noise=noise, init_std=0.4)
+    params = networks.init_policy(jax.random.key(2), 6, 2, config)
+    mean, std = networks.apply_policy(params, jax.random.normal(jax.random.key(3), (50, 6)), config)
+    assert mean.shape == (50, 2)
+    assert float(jnp.max(jnp.abs(mean))) < 0.1
+    np.testing.assert_allclose(np.broadcast_to(std, mean.shape), 0.4, rtol=0.1)
+
+
+def test_std_stays_positive_and_finite_for_extreme_parameters():
+    config = NetworkConfig()
+    params = networks.init_policy(jax.random.key(2), 1, 2, config)
+    params["log_std"] = jnp.array([-1e30, 1e30])
+    _, std = networks.apply_policy(params, jnp.zeros((1,)), config)
+    assert np.all(np.isfinite(std)) and np.all(np.asarray(std) >= 1e-3)
+
+
+def test_policy_acts_on_any_leading_axes_inside_the_range():
+    config = NetworkConfig(policy_hidden=(8,))
+    policy = networks.make_policy(3, 2, config)
+    statistics = update(init_statistics((3,)), jax.random.normal(jax.random.key(0), (100, 3)))
+    raw = networks.init_policy(jax.random.key(0), 3, 2, config)
+    params = networks.policy_params(raw, statistics)
+    for shape in [(3,), (5, 3), (4, 5, 3)]:
+        for deterministic in (True, False):
+            action = policy.act(params, jnp.full(shape, 1e6), jax.random.key(1), deterministic)
+            assert action.shape == (*shape[:-1], 2)
+            assert np.all(np.abs(action) <= 1)
+
+
+def test_deterministic_action_ignores_the_key_and_follows_the_spec():
+    config = NetworkConfig(policy_hidden=(8, 8), activation="elu", noise="network")
+    policy = networks.make_policy(3, 2, config)
+    statistics = update(init_statistics((3,)), 2 + jax.random.normal(jax.random.key(4), (100, 3)))
+    raw = networks.init_policy(jax.random.key(5), 3, 2, config)
+    params = networks.policy_params(raw, statistics)
+    obs = jax.random.normal(jax.random.key(6), (10, 3)) * 20
+    first = policy.act(params, obs, jax.random.key(0), True)
+    second = policy.act(params, obs, jax.random.key(1), True)
+    np.testing.assert_array_equal(first, second)
+    assert not np.allclose(first, policy.act(params, obs, jax.random.key(1), False))
+
+    spec = json.loads(json.dumps(policy.spec))
+    x = (np.asarray(obs) - params["normalizer"]["mean"]) / params["normalizer"]["std"]
+    x = np.clip(x, -spec["obs_clip"], spec["obs_clip"])
+    for i in range(spec["num_layers"]):
+        layer = params["policy"]["mlp"][f"layer_{i}"]
+        x = x @ np.asarray(layer["kernel"]) + layer["bias"]
+        if i < spec["num_layers"] - 1:
+            x = np.where(x > 0, x, np.expm1(x))
+    np.testing.assert_allclose(first, np.tanh(x[:, : spec["action_size"]]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"policy_hidden": (64, 0)}, "above 0"),
+        ({"init_std": 0.0}, "init_std"),
+    ],
+)
+def test_bad_network_is_refused_with_a_sentence(fields, words):
+    with pytest.raises(ValueError, match=words):
+        NetworkConfig(**fields)
