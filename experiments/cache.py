@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of rivals, kept by content: what was computed once is committed and never computed again."""
+"""Results of rivals, kept by content: computed once, committed, never computed again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def array_hash(*arrays: Any) -> str:
 def cached(
     name: str, description: Any, compute: Callable[[], dict[str, Any]], folder: Path
 ) -> dict[str, Any]:
-    """Numbers for ``description``: from the committed cache, from ``folder``, or computed and stored there.
+    """Numbers for ``description``: committed, found in ``folder``, or computed and stored there.
 
     Args:
       name: readable start of the file name.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets: scikit-learn's bundled digits by default, Keras-style ``.npz`` files where a folder is given."""
+"""Data sets: scikit-learn's bundled digits, and Keras-style ``.npz`` files in a given folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ class Images(NamedTuple):
 
 
 def data_dir(given: str | None = None) -> Path | None:
-    """The folder with larger data sets: the argument, else the environment variable, else ``None``."""
+    """The folder with larger data sets: the argument, else the environment variable, else none.
+
+    Raises:
+      ValueError: if it is named but does not exist.
+    """
     name = given or os.environ.get(DATA_DIR_VARIABLE)
     if not name:
         return None
@@ -41,9 +45,9 @@ def digits(first: int = 0, last: int | None = None) -> Images:
     """The 1,797 real 8x8 digits that scikit-learn carries."""
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    inputs, labels = bunch.data[first:last], bunch.target[first:last]
-    return Images(f"digits[{first}:{last or len(bunch.target)}]", *_prepare(inputs, labels))
+    inputs, labels = load_digits(return_X_y=True)
+    name = f"digits[{first}:{last or len(labels)}]"
+    return Images(name, *_prepare(inputs[first:last], labels[first:last]))
 
 
 def mnist(folder: Path, side: int, first: int = 0, last: int = 40_000) -> Images:
@@ -52,7 +56,8 @@ def mnist(folder: Path, side: int, first: int = 0, last: int = 40_000) -> Images
     Args:
       folder: holds ``mnist.npz`` in the Keras layout.
       side: pixels along an edge.
-      first, last: slice of the training set. Meta-training may use ``[0:40000]`` only.
+      first: first row of the slice of the training set.
+      last: end of the slice. Meta-training may use ``[0:40000]`` only.
     """
     path = folder / "mnist.npz"
     if not path.is_file():

@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 
 from experiments import data
-from mnemosyne.meta.task import Task
 from mnemosyne.meta.tasks import MLPTask, teacher_data
 
 META_TRAIN_ENVS = (
@@ -47,7 +46,7 @@ def _teacher(seed: int, inputs: int, classes: int) -> data.Images:
     return data.Images(f"teacher{seed}", *arrays)
 
 
-def meta_train_tasks(folder: Path | None) -> list[Task]:
+def meta_train_tasks(folder: Path | None) -> list[MLPTask]:
     """M: small MLPs on the bundled digits and synthetic teachers, and on MNIST where it is given.
 
     Args:
@@ -65,7 +64,7 @@ def meta_train_tasks(folder: Path | None) -> list[Task]:
     ]
 
 
-def validation_tasks(folder: Path | None) -> list[Task]:
+def validation_tasks(folder: Path | None) -> list[MLPTask]:
     """V: the 64-32-10 network and a deeper one, on rows that meta-training never reads."""
     images = data.digits(1400) if folder is None else data.mnist(folder, 8, 40_000, 60_000)
     return [mlp(images, (32,), "relu"), mlp(images, (64, 64, 64), "relu")]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mnemosyne: a learned optimizer with an associative memory, as an ordinary optax transformation."""
+"""Mnemosyne: a learned optimizer with an associative memory, as an optax transformation."""
 
 from mnemosyne.artifacts import Artifact, list_weights, load, save_artifact
 from mnemosyne.config import MnemosyneConfig, paper_config

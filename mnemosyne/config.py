@@ -16,8 +16,10 @@ class MnemosyneConfig:
     """Configuration of one optimizer network. The three modes are settings of the same modules."""
 
     mode: Mode = "plus"
-    """``plus``: Adam's moments are the nominal direction and the network decides step sizes and a bounded residual;
-    ``paper``: the pure learned update; ``paper-coordinate``: one memory a coordinate, for small problems only."""
+    """``plus``: Adam's moments are the nominal direction and the network decides step sizes and a
+    bounded residual;
+    ``paper``: the pure learned update; ``paper-coordinate``: one memory a coordinate, for small
+    problems only."""
     dim: int = 16
     """Width of a token and of the memory's values."""
     key_dim: int = 8
@@ -31,11 +33,13 @@ class MnemosyneConfig:
     encoder_width: int = 8
     """Width of the coordinate encoder."""
     chunk: tuple[int, int] = (4, 4)
-    """Coordinates a chunk and chunks a token that the encoder reads. ``paper`` covers every coordinate this way."""
+    """Coordinates a chunk and chunks a token that the encoder reads. ``paper`` covers every
+    coordinate this way."""
     sample: int = 128
     """``plus``: at most this many coordinates of a token, evenly spread, enter its statistics."""
     token_size: int = 1024
-    """``plus``: coordinates a token covers before the cap of ``max_tokens`` a tensor makes tokens larger."""
+    """``plus``: coordinates a token covers before the cap of ``max_tokens`` a tensor makes tokens
+    larger."""
     max_tokens: int = 16
     """``plus``: most tokens a tensor is cut into."""
     cross_token: bool = True
@@ -69,12 +73,20 @@ class MnemosyneConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - known):
             raise ValueError(f"unknown optimizer configuration fields {unknown}.")
-        tuples = {name: tuple(fields[name]) for name in ("taus", "chunk") if name in fields}
-        return cls(**(fields | tuples))
+        # JSON has no tuples.
+        restored: dict[str, Any] = {
+            name: tuple(value) if name in ("taus", "chunk") else value
+            for name, value in fields.items()
+        }
+        return cls(**restored)
 
 
 def paper_config(coordinate: bool = False) -> MnemosyneConfig:
-    """The faithful system: chunks of 32 x 32 coordinates a memory (``coordinate``: of one), two decays."""
+    """The faithful system, with two decays.
+
+    Args:
+      coordinate: give every coordinate a memory of its own, instead of every 32 x 32 of them.
+    """
     if coordinate:
         return MnemosyneConfig("paper-coordinate", dim=8, taus=(0.1, 0.01), chunk=(1, 1))
     return MnemosyneConfig("paper", dim=16, num_features=32, taus=(0.1, 0.01), chunk=(32, 32))

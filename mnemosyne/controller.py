@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The token network of ``plus`` mode: tokens look at each other, then at their own past, then set the controls.
+"""The token network of ``plus`` mode.
 
-encoder -> attention over the network -> compact associative memory over time -> feed-forward -> heads.
+Tokens look at each other, then at their own past, then set the controls:
+encoder -> attention over the network -> compact associative memory over time -> feed-forward ->
+heads.
 """
 
 from __future__ import annotations
@@ -43,9 +45,8 @@ class Controls(NamedTuple):
 
 def init(key: Key[Array, ""], config: MnemosyneConfig) -> MetaParams:
     """Meta-parameters; the heads are zero, so that a fresh network leaves Adam's update alone."""
-    keys = dict(
-        zip(("embed", "encoder", "cross", "memory", "ffn", "omega"), jax.random.split(key, 6))
-    )
+    names = ("embed", "encoder", "cross", "memory", "ffn", "omega")
+    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
     dim, heads = config.dim, len(config.taus)
     inputs = features.NUM_TOKEN_FEATURES + features.NUM_GLOBAL_FEATURES
     key_q, key_k, key_v, key_o = jax.random.split(keys["memory"], 4)
@@ -97,7 +98,7 @@ def remember(
     state: MemoryState,
     x: Float[Array, "tokens dim"],
 ) -> tuple[Float[Array, "tokens dim"], MemoryState]:
-    """Writes the tokens to their slots and reads back, write before read; returns the residual and the memory."""
+    """Writes the tokens to their slots, then reads back; returns the residual and the memory."""
     weights = theta["memory"]
     feature_map = FEATURE_MAPS[config.kernel]
     normed = performer.rms_norm(x)
@@ -163,7 +164,7 @@ def control(
     encoded = encoder.encode(theta["encoder"], coordinates, weights, feature_map, directions)
     x = token_inputs @ theta["embed"] + theta["bias"] + context + encoded.tokens
     if config.cross_token:
-        # Tokens weigh as keys by the logarithm of their size: a bias counts, but not as much as a matrix.
+        # Tokens weigh as keys by the logarithm of their size: a bias counts, but a matrix more.
         importance = jnp.log1p(counts)
         x = x + performer.attention(theta["cross"], x, importance, feature_map, directions)
     recalled, state = remember(theta, config, layout, state, x)

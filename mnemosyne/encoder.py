@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hierarchical pooling encoder: from coordinates to tokens in two levels of bidirectional Performers.
+"""Hierarchical pooling encoder: coordinates to tokens in two levels of bidirectional Performers.
 
-Figure 1 of Mnemosyne (Jain et al. 2023, arXiv 2302.01128): a tensor is vectorised and chunked, each chunk is encoded
-by a Performer and pooled, and the pooled vectors are encoded and pooled once more into the memory's input.
+Figure 1 of Mnemosyne (Jain et al. 2023, arXiv 2302.01128): a tensor is vectorised and chunked, each
+chunk is encoded by a Performer and pooled, and the pooled vectors are encoded and pooled once more
+into the memory's input.
 """
 
 from __future__ import annotations

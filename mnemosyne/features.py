@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scale-free inputs of the optimizer network, under a versioned contract.
 
-Nothing here changes when the loss is multiplied by a constant. Everything is bounded, so that the network never
-sees a number far outside of what it was meta-trained on. A change of meaning, order or number of the features is a
-new :data:`CONTRACT`, and artifacts of another contract are refused.
+Nothing here changes when the loss is multiplied by a constant. Everything is bounded, so that the
+network never sees a number far outside of what it was meta-trained on. A change of meaning, order
+or number of the features is a new :data:`CONTRACT`, and artifacts of another contract are refused.
 """
 
 from __future__ import annotations
@@ -158,7 +158,11 @@ def _cosine(a: Array, b: Array) -> Array:
 
 
 def shape_features(shape: Shape, tokens: int) -> np.ndarray:
-    """What is known of a tensor before training, repeated for its tokens: size, fan-in, rank. ``[tokens, 5]``."""
+    """What is known of a tensor before training: size, fan-in, rank; repeated for its tokens.
+
+    Returns:
+      float32 ``[tokens, 5]``.
+    """
     size, rank = math.prod(shape), len(shape)
     fan_in = math.prod(shape[:-1]) if rank > 1 else 1
     row = [math.log10(size) / 4 - 0.5, math.log10(fan_in) / 3, rank < 2, rank == 2, rank > 2]
@@ -213,7 +217,10 @@ def token_features(
 
 
 def time_features(count: Array) -> Float[Array, " 4"]:
-    """``t / (t + k)`` for k = 3, 30, 300, 3000: bounded, so that long runs look like the end of shorter ones."""
+    """``t / (t + k)`` for k = 3, 30, 300, 3000.
+
+    Bounded, so that long runs look like the end of shorter ones.
+    """
     t = count.astype(jnp.float32)
     return t / (t + jnp.asarray([3.0, 30.0, 300.0, 3000.0]))
 
@@ -223,7 +230,7 @@ def _inverse_sqrt(v: Array) -> Array:
 
 
 def coordinate_features(sample: Sample) -> Float[Array, "tokens sample 3"]:
-    """What the encoder reads of a coordinate: gradient and momentum over ``sqrt(v)``, and the relative parameter."""
+    """What the encoder reads: gradient and momentum over ``sqrt(v)``, and relative parameters."""
     inverse = _inverse_sqrt(sample.v)
     # Before there is a history, the gradient is compared with its own token instead.
     own = sample.g / jnp.maximum(_rms(sample.g)[:, None], _TINY)
@@ -234,7 +241,7 @@ def coordinate_features(sample: Sample) -> Float[Array, "tokens sample 3"]:
 
 
 def log_and_sign(g: Float[Array, "*n"], p: float = 10.0) -> Float[Array, "*n 2"]:
-    """Gradient pre-processing of Andrychowicz et al. (2016), appendix A; the input of the paper modes.
+    """Gradient pre-processing of Andrychowicz et al. (2016), appendix A; input of the paper modes.
 
     ``(log|g| / p, sign g)`` where ``|g| >= exp(-p)``, else ``(-1, exp(p) g)``.
     """

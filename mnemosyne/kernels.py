@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random-feature maps whose inner products estimate the softmax kernel ``exp(q . k)``.
 
-FAVOR+ positive features (Choromanski et al. 2021, "Rethinking Attention with Performers") and their hyperbolic-cosine
-form, which the compact associative memory of Mnemosyne uses (Jain et al. 2023, arXiv 2302.01128, appendix A.1).
+FAVOR+ positive features (Choromanski et al. 2021, "Rethinking Attention with Performers") and their
+hyperbolic-cosine form, which the compact associative memory of Mnemosyne uses (Jain et al. 2023,
+arXiv 2302.01128, appendix A.1).
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ def elu_features(x: Float[Array, "*n d"], directions: Float[Array, "m d"]) -> Fl
 
 
 def ema_features(x: Float[Array, "*n d"], directions: Float[Array, "m d"]) -> Float[Array, "*n r"]:
-    """Features of the zero key: every pattern looks alike, so a memory becomes a bias-corrected moving average."""
+    """Features of the zero key.
+
+    Every pattern looks alike, so a memory becomes a bias-corrected moving average.
+    """
     return cosh_features(jnp.zeros_like(x), directions)
 
 
@@ -68,7 +72,7 @@ FEATURE_MAPS: dict[KernelName, FeatureMap] = {
 
 
 def num_directions(kernel: KernelName, num_features: int) -> int:
-    """How many directions give ``num_features`` features: cosh-type maps use each direction twice."""
+    """Directions needed for ``num_features`` features; cosh-type maps use each of them twice."""
     if num_features < 2 or num_features % 2:
         raise ValueError(f"num_features must be even and at least 2, got {num_features}.")
     return num_features // 2 if kernel in ("cosh", "ema") else num_features
@@ -90,7 +94,8 @@ def orthogonal_directions(key: Key[Array, ""], num: int, dim: int) -> Float[Arra
     key_basis, key_length = jax.random.split(key)
     blocks = -(-num // dim)
     gaussian = jax.random.normal(key_basis, (blocks, dim, dim))
-    # One QR for all blocks, never inside a vmapped program: two batched QRs there can dead-lock the CPU thread pool.
+    # One QR for all blocks, never inside a vmapped program: two batched QRs there can dead-lock
+    # the thread pool of the CPU.
     basis, _ = jnp.linalg.qr(gaussian)
     lengths = jnp.linalg.norm(jax.random.normal(key_length, (blocks * dim, dim)), axis=-1)
     return (basis.reshape(blocks * dim, dim) * lengths[:, None])[:num]
@@ -99,8 +104,9 @@ def orthogonal_directions(key: Key[Array, ""], num: int, dim: int) -> Float[Arra
 def relative_std(
     q: Float[Array, " d"], k: Float[Array, " d"], num_features: int
 ) -> Float[Array, ""]:
-    """Standard deviation of the cosh estimate of ``exp(q . k)`` with ``r`` features, relative to the kernel itself.
+    """Relative standard deviation of the cosh estimate of ``exp(q . k)`` with ``r`` features.
 
-    ``2 sinh(|q + k|^2 / 2) / sqrt(r)`` for independent directions; orthogonal ones do slightly better.
+    ``2 sinh(|q + k|^2 / 2) / sqrt(r)`` for independent directions; orthogonal ones do slightly
+    better.
     """
     return 2.0 * jnp.sinh(0.5 * jnp.sum(jnp.square(q + k))) / math.sqrt(num_features)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the tensors of a network become tokens, and tokens become memory slots; decided by shapes alone.
+"""How tensors become tokens, and tokens become memory slots; decided by shapes alone.
 
-Every tensor is vectorised and cut into equal tokens, without padding: the number of tokens is the largest divisor of
-its size under the cap. Normally every token has a memory slot of its own. A network of very many tensors would then
-carry more memory than weights, so slots are shared, tensors of equal shape first, until the memory fits the budget.
-The memory is associative: tokens that share a slot still find what they wrote by content.
+Every tensor is vectorised and cut into equal tokens, without padding: the number of tokens is the
+largest divisor of its size under the cap. Normally every token has a memory slot of its own. A
+network of very many tensors would then carry more memory than weights, so slots are shared, tensors
+of equal shape first, until the memory fits the budget. The memory is associative: tokens that share
+a slot still find what they wrote by content.
 """
 
 from __future__ import annotations
@@ -101,12 +102,12 @@ def make_layout(shapes: tuple[Shape, ...], config: MnemosyneConfig) -> Layout:
 
 
 def sample_indices(size: int, count: int) -> np.ndarray:
-    """``count`` evenly spread positions in ``range(size)``; positions repeat evenly where ``size < count``."""
+    """``count`` evenly spread positions in ``range(size)``; they repeat where ``size < count``."""
     return (np.arange(count) * size) // count
 
 
 def paper_layout(shapes: tuple[Shape, ...], config: MnemosyneConfig) -> Layout:
-    """Plans tokens in the paper modes: ``prod(config.chunk)`` coordinates a token, the last one padded."""
+    """Plans the paper modes: ``prod(config.chunk)`` coordinates a token, the last one padded."""
     per_token = math.prod(config.chunk)
     tokens = tuple(-(-math.prod(shape) // per_token) for shape in shapes)
     return Layout(shapes, tokens, np.arange(sum(tokens), dtype=np.int32), sum(tokens))

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compact associative memory: linear attention over time with an exponential discount, in constant space.
+"""Compact associative memory: exponentially discounted linear attention over time, constant space.
 
 Equations (4) and (5) of section 3.3 of Mnemosyne (Jain et al. 2023, arXiv 2302.01128):
 
     N   <- exp(-tau) N   + phi(k) v^T          Psi <- exp(-tau) Psi + phi(k)
     out  = N^T phi(q) / (phi(q) . Psi)
 
-Several heads share keys and values and differ in their decay, so that one write is remembered on several time
-scales. With all keys equal a head is exactly the bias-corrected moving average with ``beta = exp(-tau)``.
+Several heads share keys and values and differ in their decay, so that one write is remembered on
+several time scales. With all keys equal a head is exactly the bias-corrected moving average with
+``beta = exp(-tau)``.
 """
 
 from __future__ import annotations
@@ -65,10 +66,14 @@ def write(
 def read(
     state: MemoryState, query_features: Float[Array, "slots r"]
 ) -> Float[Array, "slots heads d"]:
-    """Equation (5): the stored values, averaged with weights ``exp(-tau age) K(q, k)``; zero from an empty memory."""
+    """Equation (5): the mean of the stored values, weighted by ``exp(-tau age) K(q, k)``.
+
+    An empty memory reads as zero.
+    """
     numerator = jnp.einsum("nr,nhrd->nhd", query_features, state.matrix)
     denominator = jnp.einsum("nr,nhr->nh", query_features, state.mass)
-    # The kernel is positive, so only an empty memory has denominator 0; the guard makes its read-out 0 instead of nan.
+    # The kernel is positive, so only an empty memory has denominator 0; the guard makes its
+    # read-out 0 instead of nan.
     return numerator / jnp.maximum(denominator, 1e-9)[..., None]
 
 
@@ -78,7 +83,7 @@ def batch_read(
     values: Float[Array, "time d"],
     tau: float,
 ) -> Float[Array, " d"]:
-    """What :func:`read` returns after writing ``time`` patterns, computed at once: the masked form, equation (3)."""
+    """What :func:`read` returns after ``time`` writes, at once: the masked form, equation (3)."""
     age = jnp.arange(key_features.shape[0])[::-1]
     weights = jnp.exp(-tau * age) * (key_features @ query_features)
     return weights @ values / jnp.sum(weights)

@@ -116,7 +116,7 @@ def from_meta_params(
     core = scale_by_mnemosyne(meta_params, config)
     if total_steps is not None:
         core = _with_progress(core, total_steps)
-    parts = [core]
+    parts: list[optax.GradientTransformation] = [core]
     if weight_decay > 0:
         # The core already has the sign of a descent step, hence the minus.
         parts.append(optax.add_decayed_weights(-1e-3 * weight_decay, mask))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The paper modes: log-and-sign gradients -> encoder -> memory -> skip decoder -> ``x <- x + s u``.
 
-Nothing hand-designed in the update. ``paper`` gives one memory to every ``prod(chunk)`` coordinates of a tensor;
-``paper-coordinate`` gives one to each coordinate, which costs about a hundred times Adam's state.
+Nothing hand-designed in the update. ``paper`` gives one memory to every ``prod(chunk)`` coordinates
+of a tensor; ``paper-coordinate`` gives one to each coordinate, which costs about a hundred times
+Adam's state.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def init(key: Key[Array, ""], config: MnemosyneConfig) -> dict[str, Any]:
 def scale_by_paper(
     theta: dict[str, Any], config: MnemosyneConfig
 ) -> optax.GradientTransformationExtraArgs:
-    """The pure learned update. Extras are accepted and ignored: the paper's inputs are gradients alone."""
+    """The pure learned update; extras are ignored, the paper's inputs are gradients alone."""
 
     def init_state(params: optax.Params) -> ScaleByPaperState:
         layout = _layout(params, config)
@@ -73,7 +74,7 @@ def scale_by_paper(
 
     def update(
         updates: optax.Updates,
-        state: ScaleByPaperState,
+        state: Any,
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleByPaperState]:
@@ -85,7 +86,7 @@ def scale_by_paper(
         steps, remembered = _network(theta, config, inputs, weights, state.memory)
         deltas = _scatter(steps, layout)
         cast = [delta.astype(p.dtype) for delta, p in zip(deltas, like, strict=True)]
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.count))
         return treedef.unflatten(cast), ScaleByPaperState(count, remembered)
 
     return optax.GradientTransformationExtraArgs(init_state, update)

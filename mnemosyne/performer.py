@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bidirectional linear attention: the Performer block (Choromanski et al. 2021) on small sets of tokens.
+"""Bidirectional linear attention: the Performer block (Choromanski et al. 2021) on few tokens.
 
 Parameters are plain dictionaries of arrays, so that meta-training can vmap and perturb them.
 """
@@ -28,7 +28,10 @@ def rms_norm(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
 
 
 def bound_norm(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-    """``x / sqrt(1 + |x|^2)``: smooth, direction kept, length below 1, where random features are still accurate."""
+    """``x / sqrt(1 + |x|^2)``: smooth, direction kept, length below 1.
+
+    Random features are accurate on vectors this short.
+    """
     return x * jax.lax.rsqrt(1.0 + jnp.sum(jnp.square(x), axis=-1, keepdims=True))
 
 
@@ -56,7 +59,7 @@ def linear_attention(
 
 
 def attention_init(key: Key[Array, ""], dim: int, key_dim: int) -> Params:
-    """Parameters of :func:`attention`; the output projection is damped so that a fresh block is near the identity."""
+    """Parameters of :func:`attention`; damped output, so a fresh block is near the identity."""
     key_q, key_k, key_v, key_o = jax.random.split(key, 4)
     return {
         "query": linear_init(key_q, dim, key_dim),
@@ -111,6 +114,6 @@ def block(
     feature_map: FeatureMap,
     directions: Float[Array, "m k"],
 ) -> Float[Array, "*b n d"]:
-    """One Performer block: attention and feed-forward, each with a residual connection; permutation equivariant."""
+    """Attention and feed-forward, each with a residual connection; permutation equivariant."""
     x = x + attention(params["attention"], x, weights, feature_map, directions)
     return x + feed_forward(params["ffn"], x)

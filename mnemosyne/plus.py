@@ -25,7 +25,8 @@ from mnemosyne.units import UnitState
 class ScaleByMnemosyneState(NamedTuple):
     """State of ``plus`` mode; arrays only, structure and dtypes fixed from ``init`` on.
 
-    ``mu`` and ``nu`` mirror the parameters, so ``optax.tree.map_params`` finds them; the rest is per token.
+    ``mu`` and ``nu`` mirror the parameters, so ``optax.tree.map_params`` finds them; the rest is
+    per token.
 
     Attributes:
       count: updates so far, skipped ones included, int32.
@@ -83,7 +84,7 @@ def scale_by_plus(
 
     def update(
         updates: optax.Updates,
-        state: ScaleByMnemosyneState,
+        state: Any,
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleByMnemosyneState]:
@@ -93,7 +94,11 @@ def scale_by_plus(
 
 
 def check_extras(extras: dict[str, Any]) -> dict[str, Any]:
-    """Drops what the contract does not know, as optax asks; refuses what is no scalar (ValueError)."""
+    """Drops what the contract does not know, as optax asks.
+
+    Raises:
+      ValueError: for an extra that is no scalar.
+    """
     known = {name: extras[name] for name in features.EXTRAS if extras.get(name) is not None}
     for name, value in known.items():
         if jnp.shape(value) != ():
@@ -140,7 +145,7 @@ def _update(
         return jax.tree.map(lambda n, o: jnp.where(verdict.ok, n, o * kept), new, old)
 
     new_state = ScaleByMnemosyneState(
-        count=optax.safe_increment(state.count),
+        count=jnp.asarray(optax.safe_increment(state.count)),
         mu=settle(treedef.unflatten(mu), state.mu, 0.0),
         nu=settle(treedef.unflatten(nu), state.nu, 0.0),
         mu_mass=settle(corrections.mu, state.mu_mass, 0.0),
@@ -181,7 +186,7 @@ def _draw(
     state: ScaleByMnemosyneState,
     verdict: units.Verdict,
 ) -> features.Sample:
-    """Draws the coordinates for statistics and encoder, in the units of this step, bias-corrected."""
+    """Coordinates for statistics and encoder, bias-corrected, in the units of this step."""
     g, mu, nu, p = (_take(group, layout, config.sample) for group in tensors)
     ratio, tiny = verdict.ratio, 1e-30
     return features.Sample(

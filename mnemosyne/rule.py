@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``plus`` update of one tensor: Adam's moments, with learned step, momentum and a bounded residual.
+"""The ``plus`` update of one tensor: Adam with learned step and momentum, and a bounded residual.
 
     m <- beta1 m + (1 - beta1) g          u = m / mass1 / sqrt(v / mass2)
     v <- beta2 v + (1 - beta2) g^2        h = g         / sqrt(v / mass2)
     update = -1e-3 exp(log_step) * (u (1 + r1) + h (nesterov + r2))
 
-``r1, r2`` come from a four-input network of ratios that do not change when gradient and parameter flip sign, so the
-update flips with them, and it vanishes where the gradient history does. It is written as unrolled scalar arithmetic:
-XLA fuses it into one loop over the coordinates, where a matrix product would materialise ``n x features`` arrays.
+``r1, r2`` come from a four-input network of ratios that do not change when gradient and parameter
+flip sign, so the update flips with them, and it vanishes where the gradient history does. It is
+written as unrolled scalar arithmetic: XLA fuses it into one loop over the coordinates, where a
+matrix product would materialise ``n x features`` arrays.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the optimizer is doing, as scalars for TensorBoard; each is defined in docs/monitoring.md."""
+"""What the optimizer is doing, as scalars for TensorBoard, defined in docs/monitoring.md."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def _rms(tree: Any) -> Float[Array, ""]:
 
 
 def _cosine(a: Any, b: Any) -> Float[Array, ""]:
-    return optax.tree.vdot(a, b) / jnp.maximum(optax.tree.norm(a) * optax.tree.norm(b), 1e-30)
+    norms = optax.tree.norm(a) * optax.tree.norm(b)
+    return jnp.divide(optax.tree.vdot(a, b), jnp.maximum(norms, 1e-30))
 
 
 def telemetry(state: Any, updates: optax.Updates, params: optax.Params) -> Scalars:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Units of the gradient: a running power-of-two scale, and the verdict on gradients that cannot be true.
+"""Units of the gradient: a running power-of-two scale, and a guard against impossible gradients.
 
-Moments are kept in units of the scale, so that neither their squares nor the features over- or underflow for any
-finite gradient. The scale is a power of two: changing units is exact, and a loss multiplied by a power of two
-leaves every later number bitwise the same.
+Moments are kept in units of the scale, so that neither their squares nor the features over- or
+underflow for any finite gradient. The scale is a power of two: changing units is exact, and a loss
+multiplied by a power of two leaves every later number bitwise the same.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def judge(state: UnitState, gradients: list[Array]) -> tuple[Verdict, UnitState]
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(g)).astype(jnp.float32) for g in gradients]))
     known = state.peak > 0
     ok = jnp.isfinite(largest) & (~known | (largest / JUMP <= state.peak))
-    # Decays no faster than the second moment's root, 0.99 ** 0.5: moments in units stay below 1 for ever.
+    # Decays no faster than the second moment's root, 0.99 ** 0.5, so that moments in units stay
+    # below 1 for ever.
     moved = jnp.maximum(largest, DECAY * state.peak)
     restart = ~ok & (state.skipped_in_row + 1 >= MAX_SKIPS)
     peak = jnp.where(ok, moved, jnp.where(restart, 0.0, state.peak))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Meta-parameters on disk: safetensors with a JSON header, hash-checked; the shipped ones live in this folder."""
+"""Meta-parameters on disk: safetensors with a JSON header, hash-checked; shipped ones live here."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def unflatten(flat: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def tensor_sha256(meta_params: dict[str, Any]) -> str:
-    """Hash over names, shapes and bytes of the tensors; equal exactly if the meta-parameters are."""
+    """Hash over names, shapes and bytes of the tensors; equal where the meta-parameters are."""
     digest = hashlib.sha256()
     for name, value in flatten(meta_params).items():
         digest.update(f"{name}{value.shape}".encode())
@@ -79,7 +79,7 @@ def tensor_sha256(meta_params: dict[str, Any]) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes beside ``path`` and renames, so that a reader sees the old file or the new one, never half."""
+    """Writes beside ``path`` and renames: a reader sees the old file or the new one, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

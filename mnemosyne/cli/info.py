@@ -20,7 +20,7 @@ class Info:
     artifact: tyro.conf.Positional[str] = "mnemosyne-base"
     """Name of shipped weights, or a file."""
     layout: Literal["mlp", "transformer", "many-small"] = "mlp"
-    """Kind of network to count on: equal layers, transformer blocks, or thousands of 32 x 32 tensors."""
+    """Network to count on: equal layers, transformer blocks, or thousands of 32 x 32 tensors."""
     params: int = 1_000_000
     """About how many parameters that network has."""
     json: Path | None = None

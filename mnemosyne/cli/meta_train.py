@@ -19,7 +19,7 @@ class MetaTrain:
     """Train the optimizer itself on small networks."""
 
     out: Path | None = None
-    """Folder for artifacts, checkpoints and TensorBoard files; must be new, or a run to --resume."""
+    """Folder for artifacts, checkpoints and TensorBoard files; new, or a run to --resume."""
     budget: str | None = None
     """Wall-clock time for training and validation after compilation, such as 90s, 20m or 1h."""
     outer_steps: int | None = None
@@ -52,7 +52,8 @@ def seconds(budget: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def _check(config: MetaTrain) -> None:
+def _check(config: MetaTrain) -> Path:
+    """The folder of the run, after refusing what contradicts itself or the folder."""
     if config.out is None:
         raise ValueError("say where the run goes: --out FOLDER.")
     if config.outer_steps is not None and config.outer_steps < 1:
@@ -68,14 +69,14 @@ def _check(config: MetaTrain) -> None:
         raise ValueError(f"{config.out} already holds a run; --resume goes on with it.")
     if not config.resume and config.budget is None and config.outer_steps is None:
         raise ValueError("say how long: --budget 20m, or --outer-steps 1000.")
+    return config.out
 
 
 def run(config: MetaTrain) -> dict[str, Any]:
     """Runs or resumes one meta-training; returns the numbers for ``--json``."""
-    _check(config)
+    folder = _check(config)
     from robotics.run_folder import check_writable, read_json, versions, write_json
 
-    folder = config.out
     check_writable(folder)
     say = (lambda *_: None) if config.quiet else (lambda line: print(line, flush=True))
     if config.resume:

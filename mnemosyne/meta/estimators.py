@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Persistent evolution strategies: unbiased meta-gradients from short pieces of long inner problems.
+"""Persistent evolution strategies: unbiased meta-gradients from pieces of long inner problems.
 
-Vicol et al. 2021, "Unbiased Gradient Estimation in Unrolled Computation Graphs with Persistent Evolution
-Strategies", algorithm 2, with antithetic pairs that share data and resets.
+Vicol et al. 2021, "Unbiased Gradient Estimation in Unrolled Computation Graphs with Persistent
+Evolution Strategies", algorithm 2, with antithetic pairs that share data and resets.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class System(NamedTuple):
 
     Attributes:
       reset: ``reset(theta, key) -> state``; both members of a pair get the same key.
-      advance: ``advance(theta, state) -> (state, loss)``, one truncation; randomness lives in the state and must
-        not depend on ``theta``.
+      advance: ``advance(theta, state) -> (state, loss)``, one truncation; randomness lives in the
+        state and must not depend on ``theta``.
       finished: ``finished(state) -> bool``, whether the inner problem has reached its horizon.
     """
 
@@ -105,8 +105,9 @@ def pes_gradient(
       accumulated: perturbations ``xi``, leading axis ``pairs``.
       losses: of both members.
       sigma: standard deviation of the perturbations.
-      clip: bound of a difference, in multiples of the median absolute difference. Long unrolls have heavy tails;
-        a finite bound trades a little bias for much variance. A difference that is not finite counts as zero.
+      clip: bound of a difference, in multiples of the median absolute difference. Long unrolls have
+        heavy tails; a finite bound trades a little bias for much variance. A difference that is not
+        finite counts as zero.
 
     Returns:
       A gradient like theta.

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host side of meta-training: budget, validation, best-on-validation artifact, exact resume.
 
-Tasks, checkpointer and monitor come in as arguments; this module knows no data set and no logging library.
+Tasks, checkpointer and monitor come in as arguments; this module knows no data set and no logging
+library.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ def measure_pace(advance: Advance, state: train.OuterState) -> tuple[float, floa
 def make_check(
     tasks: Sequence[Task], network: MnemosyneConfig
 ) -> Callable[[Any], dict[str, dict[int, tuple[float, float]]]]:
-    """A function of theta: ``{task: {steps: (mean loss, final loss)}}``, zero tuning, no progress."""
+    """A function of theta: ``{task: {steps: (mean loss, final loss)}}``; no tuning, no progress."""
     keys = validate.seeds(0, VALIDATION_SEEDS)
 
     def curves(theta: Any, task: Task, steps: int) -> tuple[Any, Any]:
@@ -209,7 +210,8 @@ def make_envelopes(
 
     Args:
       tasks: to compute envelopes for.
-      cache: ``cache(key, compute)`` returns stored numbers for ``key`` or stores what ``compute`` gives.
+      cache: ``cache(key, compute)`` returns stored numbers for ``key`` or stores what ``compute``
+        gives.
 
     Returns:
       Envelopes by task name and horizon.
@@ -231,7 +233,7 @@ def compare(
     results: Mapping[str, Mapping[int, tuple[float, float]]],
     envelopes: Mapping[str, Mapping[int, validate.Envelope]],
 ) -> list[dict[str, Any]]:
-    """One row a task and horizon; ratios below 1 (logarithms below 0) are better than the envelope."""
+    """One row a task and horizon; a ratio below 1 (logarithm below 0) beats the envelope."""
     rows = []
     for name, by_steps in results.items():
         for steps, (mean, final) in by_steps.items():
@@ -260,7 +262,7 @@ def _scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def outer_steps_for(budget_s: float, pace: float, validation_s: float, every: int) -> int:
-    """How many outer steps fit a wall-clock budget, validations included; a multiple of :data:`CHUNK`.
+    """Outer steps that fit a wall-clock budget with validations; a multiple of :data:`CHUNK`.
 
     Args:
       budget_s: seconds for training and validation.

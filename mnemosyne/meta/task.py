@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The meta-training task protocol: small pure objects whose shapes are fixed and whose randomness is a key."""
+"""The meta-training task protocol: small pure objects with fixed shapes, random only by a key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ class Task(Protocol):
       name: stable name, such as ``"mlp-64-32-10-relu/mnist8"``; goes into artifact headers.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """See above; a field serves as well."""
+        ...
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh parameters."""
@@ -34,5 +37,5 @@ class Task(Protocol):
         ...
 
     def normalize(self, loss: Float[Array, ""]) -> Float[Array, ""]:
-        """The loss on a scale that is comparable between tasks, clipped above chance; lower is better."""
+        """The loss on a scale common to all tasks, clipped above chance; lower is better."""
         ...

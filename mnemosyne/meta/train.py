@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outer loop: one jitted function advances all inner problems by a truncation and updates theta."""
+"""The outer loop: one jitted step advances all inner problems by a truncation, and theta."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from mnemosyne.meta.task import Task
 from mnemosyne.optimizer import MetaParams, init_meta_params
 
 UNSEEN_EXTRAS = ("kl", "clip_fraction", "entropy", "explained_variance", "epoch")
-"""Inputs that supervised tasks never give; their weights stay at zero instead of drifting with the noise."""
+"""Inputs that supervised tasks never give; their weights stay at zero instead of drifting with the
+noise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,7 @@ class OuterState(NamedTuple):
 
 
 def trainable(theta: MetaParams) -> MetaParams:
-    """1 where meta-training may change theta, else 0: fixed directions and unseen inputs stay put."""
+    """1 where meta-training may change theta; 0 at fixed directions and unseen inputs' weights."""
 
     def entry(path: Any, leaf: Array) -> Array:
         names = {getattr(part, "key", None) for part in path}
@@ -133,7 +134,8 @@ OUTER_ADAM = optax.scale_by_adam(b1=0.9, b2=0.99)
 def outer_rates(config: MetaTrainConfig, first: int, count: int) -> Float[np.ndarray, " count"]:
     """Rates of ``count`` outer steps from ``first``: a cosine from the peak to a tenth of it.
 
-    They enter the jitted step as data, so that fixing the length of a run late costs no compilation.
+    They enter the jitted step as data, so that fixing the length of a run late costs no
+    compilation.
     """
     fraction = np.minimum((first + np.arange(count)) / config.outer_steps, 1.0)
     cosine = 0.1 + 0.9 * 0.5 * (1.0 + np.cos(np.pi * fraction))
@@ -171,7 +173,8 @@ def _init_pairs(
 ) -> estimators.PESState:
     keys = jax.random.split(key, config.num_pairs)
     pairs = jax.jit(jax.vmap(lambda k: estimators.pes_init(system, theta, k)))(keys)
-    # Scattered phases: the first horizon of pair i is cut to a fraction, so that resets never coincide.
+    # Scattered phases: the first horizon of each pair is cut to another fraction, so that resets
+    # do not coincide.
     fraction = jnp.linspace(1.0 / config.num_pairs, 1.0, config.num_pairs)
 
     def cut(member: Running) -> Running:

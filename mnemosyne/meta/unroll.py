@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The inner problem: a task trained by the learned optimizer, a few steps at a time.
 
-A :class:`Trial` is one draw of everything that is not the optimizer: initial weights, data order, weight scale,
-horizon and which extras the host passes. Both members of an antithetic pair see the same trial.
+A :class:`Trial` is one draw of everything that is not the optimizer: initial weights, data order,
+weight scale, horizon and which extras the host passes. Both members of an antithetic pair see the
+same trial.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ class Trial(NamedTuple):
 
     Attributes:
       key: drives initial weights and minibatches.
-      log_scale: logarithm of the global weight reparametrisation: the task's weights are ``exp(log_scale)`` times
-        the optimized ones (VeLO's augmentation; the main lever of generalisation from tiny tasks).
+      log_scale: logarithm of the global weight reparametrisation: the task's weights are
+        ``exp(log_scale)`` times the optimized ones (VeLO's augmentation; the main lever of
+        generalisation from tiny tasks).
       horizon: length of the problem in updates.
       tells_progress: whether ``progress`` is passed to the optimizer.
       tells_value: whether ``value`` is.
@@ -45,7 +47,7 @@ class Inner(NamedTuple):
 
 
 class Horizon(NamedTuple):
-    """Distribution of inner horizons: log-uniform multiples of the truncation, both ends included."""
+    """Distribution of inner horizons: log-uniform multiples of the truncation, ends included."""
 
     shortest: int = 100
     longest: int = 2000
@@ -53,7 +55,7 @@ class Horizon(NamedTuple):
 
 
 def draw_trial(key: Key[Array, ""], horizon: Horizon, max_log_scale: float) -> Trial:
-    """Draws an inner problem: half of them reparametrised, half told their progress, most told the loss."""
+    """Draws an inner problem: half are reparametrised, half told the progress, most the loss."""
     names = ("run", "scale", "which", "horizon", "progress", "value")
     keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
     log_scale = jax.random.uniform(keys["scale"], (), minval=-max_log_scale, maxval=max_log_scale)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning curves of any optax optimizer on a task, and the envelope of a tuned Adam to hold them against."""
+"""Learning curves of any optax optimizer on a task, and the tuned Adam to hold them against."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Key
 from mnemosyne.meta.task import Task
 
 ADAM_RATES = tuple(float(rate) for rate in np.logspace(-4, 0, 9))
-"""Nine fixed rates, half a decade apart; the best one is never at an end on the tasks we ship for."""
+"""Nine fixed rates, half a decade apart; the best one is never at an end on the tasks we ship
+for."""
 
 
 class Curves(NamedTuple):

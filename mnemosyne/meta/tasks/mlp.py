@@ -83,7 +83,8 @@ class MLPTask:
     def normalize(self, loss: Float[Array, ""]) -> Float[Array, ""]:
         """Half the loss over chance, half its logarithm: early speed and late precision both count.
 
-        Clipped at one and a half times chance, so that one diverged run cannot dominate a meta-gradient.
+        Clipped at one and a half times chance, so that one diverged run cannot dominate a
+        meta-gradient.
         """
         relative = jnp.clip(loss / math.log(self.num_classes), 0.0, 1.5)
         relative = jnp.where(jnp.isfinite(loss), relative, 1.5)
