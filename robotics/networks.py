@@ -98,7 +98,7 @@ def init_policy(
 ) -> Params:
     """Parameters: ``{"mlp": ...}``, and ``"log_std": [action]`` if these are the noise."""
     outputs = action_size * (2 if config.noise == "network" else 1)
-    params = {
+    params: Params = {
         "mlp": init_mlp(key, (observation_size, *config.policy_hidden, outputs), last_scale=0.01)
     }
     log_std = math.log(config.init_std - _MIN_STD)

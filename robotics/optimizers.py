@@ -55,7 +55,7 @@ def scale_by_kl_adaptive_rate(
 
     def update(
         updates: optax.Updates,
-        state: ScaleByKLState,
+        state: Any,
         params: optax.Params | None = None,
         *,
         kl: Float[Array, ""] | float | None = None,
@@ -87,17 +87,16 @@ def scale_by_annealed_rate(
 
     def update(
         updates: optax.Updates,
-        state: ScaleByProgressState,
+        state: Any,
         params: optax.Params | None = None,
         *,
         progress: Float[Array, ""] | float | None = None,
         **extras: Any,
     ) -> tuple[optax.Updates, ScaleByProgressState]:
-        if progress is None:
-            if num_updates is None:
-                raise ValueError("adam-anneal needs progress= in its update, or num_updates.")
-            progress = state.count / num_updates
-        rate = learning_rate * jnp.clip(1.0 - progress, 0.0, 1.0)
+        if progress is None and num_updates is None:
+            raise ValueError("adam-anneal needs progress= in its update, or num_updates.")
+        done = state.count / (num_updates or 1) if progress is None else progress
+        rate = learning_rate * jnp.clip(1.0 - done, 0.0, 1.0)
         return optax.tree.scale(-rate, updates), ScaleByProgressState(state.count + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -132,8 +132,10 @@ def _nearest_divisor(number: int, wanted: int) -> int:
     return min({*divisors, *(number // d for d in divisors)}, key=lambda d: (abs(d - wanted), d))
 
 
-_PRESETS = {
-    "brax:inverted_pendulum": {"reward_scaling": 0.1},
+_PRESETS: dict[str, dict[str, object]] = {
+    # Updates are what a short run on this task lacks: at 200k steps and Adam 3e-4, 16 environments
+    # reached 600-710 on four seeds, 64 of them 130-460.
+    "brax:inverted_pendulum": {"reward_scaling": 0.1, "num_envs": 16},
     "brax:inverted_double_pendulum": {"reward_scaling": 0.1},
     "brax:hopper": {},
 }
@@ -150,5 +152,5 @@ def presets(env_name: str, **changes: object) -> PPOConfig:
       >>> presets("brax:hopper", num_timesteps=500_000).total_env_steps
       491520
     """
-    return PPOConfig(**(_PRESETS.get(env_name, {}) | changes))  # pyright:
-    ignore[reportArgumentType]
+    fields = _PRESETS.get(env_name, {}) | changes
+    return PPOConfig(**fields)  # pyright: ignore[reportArgumentType]

@@ -153,7 +153,7 @@ def _epoch(setup: _Setup, state: TrainState) -> tuple[TrainState, Metrics]:
     metrics, carried = _episode_metrics(stacked, state.carried)
     state = state._replace(epoch=state.epoch + 1, carried=carried)
     metrics["env_steps"] = jnp.asarray(setup.config.env_steps_per_epoch, jnp.int32)
-    if setup.telemetry is not None:
+    if setup.telemetry is not None and last is not None:
         metrics |= setup.telemetry(state.opt_state, *last)
     return state, metrics
 
