@@ -48,7 +48,7 @@ def compile_timed(
     if analysis is not None:
         needed = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
         needed += analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-        limits.check_memory(needed, "training this model", SMALLER)
+        limits.check_memory(needed, "training this", SMALLER)
     return compiled, seconds
 
 

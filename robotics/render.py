@@ -10,6 +10,7 @@ environment can do is found by the optional methods it has: ``model`` with ``qpo
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -102,8 +103,7 @@ def _render_mujoco(env: Any, physics: PyTree, fps: float, stem: Path) -> Path | 
         return None
     if importlib.util.find_spec("mujoco") is None or importlib.util.find_spec("imageio") is None:
         return None
-    import mujoco
-
+    mujoco: Any = importlib.import_module("mujoco")
     ending = ".mp4" if importlib.util.find_spec("imageio_ffmpeg") else ".gif"
     environment = {"MUJOCO_GL": "egl"} | dict(os.environ)  # a user's own choice wins
     with tempfile.TemporaryDirectory(dir=stem.parent, prefix=".render-") as folder:
@@ -163,7 +163,7 @@ def _draw_body(ends: np.ndarray, radii: np.ndarray, scale: float) -> Any:
     draw.line([(0, ground), (WIDTH, ground)], fill=_GROUND, width=2)
     reach = WIDTH / 2 / scale
     for meter in range(int(np.floor(middle - reach)), int(np.ceil(middle + reach)) + 1):
-        x, _ = point(meter, 0.0)
+        x, _ = point(float(meter), 0.0)
         draw.line([(x, ground), (x, ground + 8)], fill=_GROUND, width=2)
         draw.text((x + 3, ground + 10), f"{meter} m", fill=_GROUND)
     for (start, end), radius in zip(ends, radii, strict=True):

@@ -10,6 +10,7 @@ moment.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 WIDTH, HEIGHT = 480, 360  # pixels; even, as H.264 wants
 
@@ -23,10 +24,12 @@ def main(model_file: str, positions_file: str, fps: float, video: str) -> None:
       fps: frames per second.
       video: file to write; its ending chooses the format.
     """
-    import imageio
-    import mujoco
+    import importlib
+
     import numpy as np
 
+    imageio: Any = importlib.import_module("imageio")
+    mujoco: Any = importlib.import_module("mujoco")  # has no types
     model = mujoco.MjModel.from_binary_path(model_file)
     data = mujoco.MjData(model)
     camera = mujoco.MjvCamera()

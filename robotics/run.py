@@ -99,11 +99,11 @@ def state_template(algorithm: Algorithm, config: RunConfig) -> PyTree:
     Raises:
       ValueError: if it cannot fit.
     """
-    template = jax.eval_shape(jax.vmap(algorithm.init), seed_keys(config))
-    limits.check_memory(
-        _WORK_COPIES * limits.tree_bytes(template), "training this model", programs.SMALLER
-    )
-    return template
+    key = jax.eval_shape(jax.random.key, 0)
+    one = limits.tree_bytes(jax.eval_shape(algorithm.init, key))
+    limits.check_memory(_WORK_COPIES * one * config.num_seeds, "training this", programs.SMALLER)
+    keys = jax.ShapeDtypeStruct((config.num_seeds,), key.dtype)
+    return jax.eval_shape(jax.vmap(algorithm.init), keys)
 
 
 def train(
@@ -113,6 +113,7 @@ def train(
     config: RunConfig,
     identity: Mapping[str, Any] | None = None,
     policy_info: Mapping[str, Any] | None = None,
+    begin: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Trains to the algorithm's last chunk, from the newest checkpoint if there is one.
 
@@ -123,6 +124,7 @@ def train(
       config: how to carry the run out.
       identity: settings that checkpoints of this folder must agree on.
       policy_info: what ``policy.json`` says about the policy's world, such as env and dt.
+      begin: called when nothing stands in the way any more, before the first file is written.
 
     Returns:
       The fields of ``result.json`` that come from the run itself, as JSON knows them.
@@ -137,6 +139,8 @@ def train(
     ) as checkpointer:
         restored = checkpointer.restore(template) if checkpointer.steps() else None
         resume_at = None if restored is None else restored.step
+        if begin is not None:
+            begin()
         config.folder.mkdir(parents=True, exist_ok=True)
         with Monitor(config.folder, config.seeds, resume_at, config.quiet) as monitor:
             loop = _Loop(algorithm, env, config, checkpointer, monitor, dict(policy_info or {}))
@@ -238,7 +242,7 @@ class _Loop:
 
     def wait(self, metrics: Mapping[str, Array], progress: _Progress, started: float) -> None:
         """Waits for a chunk while the live line moves and Ctrl-C is heard."""
-        marker = next(iter(metrics.values()))
+        marker: Any = next(iter(metrics.values()))
         last = progress.history[-1]
         while not marker.is_ready():
             time.sleep(0.05)

@@ -186,8 +186,8 @@ def versions() -> dict[str, Any]:
         "device": f"{device.platform}:{device.device_kind}",
         "devices": jax.device_count(),
         "cpu_count": os.cpu_count(),
-        "matmul_precision": str(jax.config.jax_default_matmul_precision),
-        "x64": bool(jax.config.jax_enable_x64),
+        "matmul_precision": str(jax.config.values["jax_default_matmul_precision"]),
+        "x64": bool(jax.config.values["jax_enable_x64"]),
         "commit": _git("rev-parse", "HEAD").strip() or None,
     }
     return found

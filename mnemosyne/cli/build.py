@@ -48,15 +48,17 @@ def build(config: Train) -> Built:
     from robotics.es import ESConfig, make_es
     from robotics.ppo import PPOConfig, make_ppo
 
+    inner = envs.make(config.env, backend=config.backend, episode_length=config.episode_length)
+    env = EpisodeWrapper(inner)
     counts = {"num_timesteps": config.num_timesteps, "num_evaluations": config.num_evaluations}
+    make: Any
+    algo: Any
     if config.algo == "ppo":
         make, algo = make_ppo, parse.from_flags(PPOConfig, config.ppo, **counts)
     else:
         make, algo = make_es, parse.from_flags(ESConfig, config.es, **counts)
     # Episodes of ES end when they end, so it cannot know its number of updates beforehand.
     optimizer, sha256 = make_optimizer(config, getattr(algo, "num_updates", None))
-    inner = envs.make(config.env, backend=config.backend, episode_length=config.episode_length)
-    env = EpisodeWrapper(inner)
     return Built(
         env=env,
         backend=getattr(inner, "backend", None),

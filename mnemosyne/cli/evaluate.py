@@ -71,6 +71,7 @@ def run(config: Evaluate) -> dict[str, Any]:
 def _params(config: Evaluate, folder: Path, train: Any, built: Any) -> tuple[Any, dict[str, Any]]:
     """What acting needs, with a leading axis of policies, and where it comes from."""
     import jax
+    import jax.numpy as jnp
 
     from robotics.checkpoint import Checkpointer
     from robotics.export import read_policy, unflatten
@@ -79,7 +80,7 @@ def _params(config: Evaluate, folder: Path, train: Any, built: Any) -> tuple[Any
 
     if config.best:
         tensors, header = read_policy(folder / "best")
-        params = jax.tree.map(lambda leaf: leaf[None], unflatten(tensors))
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], unflatten(tensors))
         return params, {
             "policy": "best",
             "seeds": [header["seed"]],
@@ -94,7 +95,9 @@ def _params(config: Evaluate, folder: Path, train: Any, built: Any) -> tuple[Any
 
 def _report(measured: dict[str, Any]) -> None:
     """The table."""
-    rows = [("return", "return_mean", "return_ci95", "return_random", "return_random_ci95")]
+    rows: list[tuple] = [
+        ("return", "return_mean", "return_ci95", "return_random", "return_random_ci95")
+    ]
     if "distance_m" in measured:
         rows.append(("distance (m)", "distance_m", None, "distance_random_m", None))
     steps = f"{measured['env_steps']:,} env steps"

@@ -69,7 +69,7 @@ def parse(
 
     if not any(flag in ("-h", "--help") for flag in flags):
         _check_flags(config_class, flags)
-    arguments = {} if default is None else {"default": default}
+    arguments: dict[str, Any] = {} if default is None else {"default": default}
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -121,7 +121,7 @@ def flags_class(config_class: type, omit: Sequence[str]) -> Any:
         kind = Annotated[hints[field.name], tyro.conf.arg(help=texts.get(field.name, ""))]
         default: Any = field.default
         if default is dataclasses.MISSING:
-            default = dataclasses.field(default_factory=field.default_factory)  # pyright: ignore
+            default = dataclasses.field(default_factory=field.default_factory)
         fields.append((field.name, kind, default))
     made = dataclasses.make_dataclass(f"{config_class.__name__}Flags", fields, frozen=True)
     made.__doc__ = (config_class.__doc__ or "").split("\n")[0]
@@ -212,16 +212,19 @@ def _choices(kind: Any) -> list[str]:
 
 
 def _unboxed(text: str) -> str:
-    """The message inside one of tyro's boxes, on one line, without its title and its advice."""
-    lines = []
-    for line in text.splitlines():
-        line = line.strip(" │╭╮╰╯")
-        if line.startswith("─ "):
-            continue
-        if line.startswith(("──", "Got errors", "For full helptext")):
+    """The message inside one of tyro's boxes, on one line, without its title and its advice.
+
+    Boxes are drawn with Unicode or, where the output may not take it, with ASCII characters.
+    """
+    message: list[str] = []
+    for line in [line for line in text.splitlines() if line.strip()][1:]:
+        line = line.strip(" │╭╮╰╯|+")
+        ends = not line.strip("─-") or line.startswith(("Got errors", "For full helptext"))
+        if ends and message:
             break
-        lines.append(line)
-    sentence = re.sub(r"\s+", " ", " ".join(lines)).strip()
+        if not ends:
+            message.append(line)
+    sentence = re.sub(r"\s+", " ", " ".join(message)).strip()
     return (sentence[:1].lower() + sentence[1:]).rstrip(".") or "the flags could not be understood"
 
 

@@ -64,11 +64,13 @@ def render_run(
       ValueError: if the policy is missing or damaged.
     """
     import jax
+    import jax.numpy as jnp
 
     from robotics.export import read_policy, unflatten
     from robotics.render import render
 
-    params = unflatten(read_policy(folder / "best" if best else folder).tensors)
+    tensors = read_policy(folder / "best" if best else folder).tensors
+    params = jax.tree.map(jnp.asarray, unflatten(tensors))
     policy = built.algorithm.policy
 
     def act(obs: jax.Array, key: jax.Array) -> jax.Array:

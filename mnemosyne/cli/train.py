@@ -121,14 +121,16 @@ def run(config: Train) -> dict[str, Any]:
 
     built, run_config = prepare(config)
     folder = run_config.folder
-    if config.resume is None:
-        stored = dataclasses.replace(config, logdir=None, resume=None, config=None, json=None)
-        run_folder.describe(folder, dataclasses.asdict(stored), run_folder.command_line())
-    else:
-        run_folder.append_command(folder, run_folder.command_line())
-    fields = train(
-        built.algorithm, built.env, built.optimizer, run_config, built.identity, built.policy_info
-    )
+
+    def begin() -> None:
+        if config.resume is None:
+            stored = dataclasses.replace(config, logdir=None, resume=None, config=None, json=None)
+            run_folder.describe(folder, dataclasses.asdict(stored), run_folder.command_line())
+        else:
+            run_folder.append_command(folder, run_folder.command_line())
+
+    parts = (built.algorithm, built.env, built.optimizer)
+    fields = train(*parts, run_config, built.identity, built.policy_info, begin)
     names = {"env": config.env, "algo": config.algo, "optimizer": config.optimizer}
     measured = {**names, "backend": built.backend, **fields, "run": str(folder)}
     run_folder.write_json(folder / run_folder.RESULT, measured)

@@ -244,7 +244,7 @@ def test_too_large_a_model_is_refused_before_it_is_allocated(tmp_path):
         return {"w": jax.random.normal(key, (1 << 20, 1 << 20))}
 
     algorithm = make_fake(OPTIMIZER)._replace(init=init)
-    with pytest.raises(ValueError, match=r"training this model needs about .* GiB, this machine"):
+    with pytest.raises(ValueError, match=r"training this needs about .* GiB, this machine"):
         train(algorithm, ENV, OPTIMIZER, RunConfig(tmp_path / "run", quiet=True))
     assert not (tmp_path / "run").exists()
     assert limits.memory_bytes() is None or limits.memory_bytes() > 1 << 28

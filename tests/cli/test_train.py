@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs around a real, tiny PPO run: its folder, its resume after a kill, its pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnemosyne.cli.main import main
+
+TINY = ["--env", "probe:observation-action", "--optimizer", "adam", "--no-video"]
+TINY += ["--num-timesteps", "1024", "--num-evaluations", "8", "--eval-episodes", "8"]
+TINY += ["--num-seeds", "2", "--seed", "3", "--ppo.num-envs", "8", "--ppo.unroll-length", "16"]
+TINY += ["--ppo.num-minibatches", "2", "--ppo.network.policy-hidden", "8"]
+TINY += ["--ppo.network.value-hidden", "8"]
+RESULT_FIELDS = {"env", "algo", "optimizer", "seeds", "env_steps", "updates", "return_mean"}
+RESULT_FIELDS |= {"return_std", "return_random", "best_return", "walltime_s", "compile_s"}
+RESULT_FIELDS |= {"env_steps_per_s", "optimizer_us_per_update", "failed", "return_ci95"}
+RESULT_FIELDS |= {"return_random_ci95"}
+TIMES = ("walltime", "sps", "_s", "_us_per_update", "time", "run")
+
+
+def without_times(fields: dict) -> dict:
+    return {name: value for name, value in fields.items() if not name.endswith(TIMES)}
+
+
+def rows_of(folder: Path) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [without_times(json.loads(line)) for line in lines]
+
+
+def start(root: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mnemosyne.cli.main", *arguments],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, root) -> tuple[Path, dict, str]:
+    """A run folder made by the executable in a process of its own, its numbers, its lines."""
+    base = tmp_path_factory.mktemp("trained")
+    arguments = ("train", *TINY, "--logdir", str(base / "run"), "--json", str(base / "out.json"))
+    with start(root, *arguments) as process:
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    return base / "run", json.loads((base / "out.json").read_text()), out
+
+
+def test_train_reports_every_field_and_counts_exactly(trained):
+    folder, measured, _ = trained
+    assert set(measured) >= RESULT_FIELDS
+    assert measured["env_steps"] == 1024 and measured["updates"] == 1024 // 128 * 2 * 4
+    assert measured["seeds"] == [3, 4] and len(measured["failed"]) == 2
+    assert measured["return_mean"] > measured["return_random"]
+    assert json.loads((folder / "result.json").read_text()) == measured
+
+
+def test_train_announces_compiling_and_says_one_line_an_evaluation(trained):
+    lines = trained[2].splitlines()
+    assert any(line.startswith("compiled in ") for line in lines)
+    rows = [line for line in lines if " env steps | return " in line]
+    assert len(rows) == 9 and all("steps/s" in row and "left" in row for row in rows[1:])
+    assert lines[-1].startswith("watch: tensorboard --logdir ")
+
+
+def test_run_folder_is_complete(trained):
+    folder = trained[0]
+    names = {path.name for path in folder.iterdir() if not path.name.startswith("events.out")}
+    expected = "best checkpoints command.txt config.json git.diff metrics.jsonl policy.json"
+    expected += " policy.safetensors result.json summary.png versions.json"
+    assert names == set(expected.split())
+    assert {path.name for path in (folder / "best").iterdir()} == {
+        "policy.json",
+        "policy.safetensors",
+    }
+    assert json.loads((folder / "versions.json").read_text())["jax"]
+    assert "--ppo.num-envs 8" in (folder / "command.txt").read_text()
+    assert (folder / "summary.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_events_are_those_of_metrics_jsonl(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = trained[0]
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for tag in ("eval/episode_reward", "training/kl_mean", "optimizer/update_rms", "training/sps"):
+        wanted = [(row["env_steps"], np.mean(row[tag])) for row in rows if tag in row]
+        found = [(event.step, event.value) for event in accumulator.Scalars(tag)]
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_exported_policy_on_numpy_is_the_policy(trained):
+    import jax
+    import jax.numpy as jnp
+
+    from mnemosyne.cli.build import build
+    from mnemosyne.cli.train import read_config
+    from robotics.export import load_numpy_policy, read_policy, unflatten
+
+    folder = trained[0]
+    obs = np.random.default_rng(0).normal(size=(5, 1)).astype(np.float32)
+    policy = build(read_config(folder)).algorithm.policy
+    for place in (folder, folder / "best"):
+        params = jax.tree.map(jnp.asarray, unflatten(read_policy(place).tensors))
+        theirs = policy.act(params, jnp.asarray(obs), jax.random.key(0), True)
+        np.testing.assert_allclose(load_numpy_policy(place)(obs), theirs, atol=1e-6)
+    header = json.loads((folder / "policy.json").read_text())
+    assert header["env"] == "probe:observation-action" and header["dt"] == 1.0
+
+
+def test_replayed_killed_and_resumed_run_equals_the_first_one(trained, tmp_path, root):
+    folder = tmp_path / "run"
+    config = str(trained[0] / "config.json")
+    process = start(root, "train", "--config", config, "--logdir", str(folder))
+    with process:
+        deadline = time.monotonic() + 120
+        while not (folder / "checkpoints" / f"{256:012d}" / "files.sha256").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        process.kill()
+    assert not (folder / "result.json").exists()
+    out = tmp_path / "out.json"
+    flags = ["--resume", str(folder), "--json", str(out), "--quiet"]
+    assert main(["train", *flags]) == 0
+    measured = json.loads(out.read_text())
+    assert without_times(measured) == without_times(trained[1])
+    assert rows_of(folder) == rows_of(trained[0])
+    assert (folder / "config.json").read_text() == Path(config).read_text()
+    assert len((folder / "command.txt").read_text().splitlines()) == 2
+
+
+def test_evaluate_plot_and_render_work_on_the_run(trained, tmp_path, capsys):
+    folder = str(trained[0])
+    numbers, picture = tmp_path / "n.json", tmp_path / "curve.svg"
+    assert main(["evaluate", folder, "--num-episodes", "16", "--json", str(numbers)]) == 0
+    last = json.loads(numbers.read_text())
+    assert last["env_steps"] == 1024 and last["eval_episodes"] == 16 and last["seeds"] == [3, 4]
+    assert last["return_mean"] == pytest.approx(trained[1]["return_mean"], abs=0.1)
+    assert main(["evaluate", folder, "--best", "--json", str(numbers)]) == 0
+    assert json.loads(numbers.read_text())["seeds"] == [trained[1]["best_seed"]]
+    assert main(["plot", folder, folder, "--out", str(picture)]) == 0
+    assert "<svg" in picture.read_text()
+    assert main(["render", folder, "--seconds", "20", "--out", str(tmp_path / "v.gif")]) == 0
+    assert (tmp_path / "v.gif").read_bytes().startswith(b"GIF")
+    assert f"video: {tmp_path / 'v.gif'}" in capsys.readouterr().out
+
+
+def test_es_with_mnemosyne_writes_its_telemetry(tmp_path):
+    import jax
+
+    import mnemosyne
+
+    weights = tmp_path / "weights.safetensors"
+    config = mnemosyne.MnemosyneConfig()
+    theta = jax.device_get(mnemosyne.init_meta_params(jax.random.key(0), config))
+    mnemosyne.save_artifact(weights, mnemosyne.Artifact(theta, config, {}, ("none",)))
+    flags = "--env probe:action --algo es --num-timesteps 400 --num-evaluations 2 --quiet"
+    flags += " --eval-episodes 2 --es.population-size 4 --es.network.policy-hidden 4 --no-video"
+    folder = tmp_path / "run"
+    places = ["--weights", str(weights), "--logdir", str(folder)]
+    assert main(["train", *flags.split(), *places]) == 0
+    rows = rows_of(folder)
+    assert rows[-1]["env_steps"] == json.loads((folder / "result.json").read_text())["env_steps"]
+    assert 0 < rows[-1]["env_steps"] <= 400
+    assert {"optimizer/update_rms", "memory/norm", "training/fitness_mean"} <= set(rows[-1])
