@@ -81,12 +81,17 @@ def _log_ratio(a: Array, b: Array, limit: float = 4.0) -> Array:
 
 
 def _encode_value(value: Array, loss: LossState) -> list[Array]:
-    """How this loss, and the recent trend, stand against the slow mean; in deviations."""
+    """How this loss, and the recent trend, stand against the slow mean; in deviations.
+
+    Zero while the loss is constant up to the rounding of its running mean.
+    """
     slow = loss.slow / jnp.maximum(loss.slow_mass, _TINY)
     fast = loss.fast / jnp.maximum(loss.fast_mass, _TINY)
     deviation = loss.deviation / jnp.maximum(loss.slow_mass, _TINY)
-    safe = jnp.where(deviation > 0, deviation, 1.0)
-    return [_bounded((value - slow) / safe, 5.0), _bounded((fast - slow) / safe, 5.0)]
+    # Half a unit in the last place each step adds up to 50 of them, 6e-6, at a decay of 0.99.
+    known = deviation > 1e-5 * jnp.abs(slow)
+    inverse = jnp.where(known, 1.0 / jnp.where(known, deviation, 1.0), 0.0)
+    return [_bounded((value - slow) * inverse, 5.0), _bounded((fast - slow) * inverse, 5.0)]
 
 
 def _encode_kl(kl: Array) -> list[Array]:

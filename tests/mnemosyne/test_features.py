@@ -84,6 +84,17 @@ def test_update_loss_features_ignore_scale_and_offset() -> None:
     np.testing.assert_allclose(base, encode(1.0, 10.0), atol=1e-3)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-8, 0.3, -7e6])
+def test_update_loss_constant_up_to_rounding_is_neutral(size: float) -> None:
+    def step(state: features.LossState, value: jax.Array) -> tuple[features.LossState, jax.Array]:
+        state = features.update_loss(state, value)
+        return state, features.encode_extra("value", value, state)
+
+    values = jnp.full(3000, size, jnp.float32)
+    _, encoded = jax.lax.scan(step, features.init_loss(), values)
+    np.testing.assert_array_equal(encoded, np.tile([1.0, 0.0, 0.0], (3000, 1)))
+
+
 def test_update_loss_non_finite_changes_nothing() -> None:
     state = features.update_loss(features.init_loss(), jnp.asarray(2.0))
     after = features.update_loss(state, jnp.asarray(jnp.nan))
