@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,17 @@ def save_artifact(path: str | Path, artifact: Artifact) -> str:
         "tasks": json.dumps(list(artifact.tasks)),
         "tensor_sha256": sha,
     }
-    write_atomically(Path(path), save(flatten(artifact.meta_params), metadata=header))
+    content = _sort_header(save(flatten(artifact.meta_params), metadata=header))
+    write_atomically(Path(path), content)
     return sha
+
+
+def _sort_header(content: bytes) -> bytes:
+    """The same file with its header sorted; the library writes the metadata in random order."""
+    (length,) = struct.unpack("<Q", content[:8])
+    text = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
 
 
 def _resolve(name_or_path: str | Path) -> Path:
