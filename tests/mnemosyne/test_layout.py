@@ -51,6 +51,14 @@ def test_layout_many_small_tensors_share_slots_by_shape() -> None:
     assert len(set(layout.slots[:500].tolist())) == 1
 
 
+def test_layout_shared_slots_follow_shapes_whatever_the_order_of_tensors() -> None:
+    shapes = ((32, 32),) * 100 + ((5, 7),) * 3 + ((32,),) * 100
+    one, other = make_layout(shapes, CONFIG), make_layout(shapes[::-1], CONFIG)
+    assert one.shared
+    assert one.num_tokens == len(shapes)
+    np.testing.assert_array_equal(one.slots, other.slots[::-1])
+
+
 def test_layout_a_million_weights_keeps_memory_below_a_tenth() -> None:
     shapes = ((256, 256),) * 15 + ((256,),) * 15
     layout = make_layout(shapes, CONFIG)
