@@ -91,12 +91,22 @@ def init(params: Any) -> mnemosyne.ScaleByMnemosyneState:
 
 
 def trajectory(
-    step: Step, state: Any, params: Any, steps: int = 20, scale: float = 1.0
+    step: Step,
+    state: Any,
+    params: Any,
+    steps: int = 20,
+    scale: float = 1.0,
+    growth: float = 1.0,
 ) -> tuple[Any, Any, list[Any]]:
-    """Runs on :func:`noisy_gradient`; returns parameters, state and the updates."""
+    """Runs on :func:`noisy_gradient`, scaled by ``scale * growth**index``.
+
+    Returns:
+      Parameters, state and the updates.
+    """
     history = []
     for index in range(steps):
-        updates, state = step(noisy_gradient(params, index, scale), state, params)
+        grads = noisy_gradient(params, index, scale * growth**index)
+        updates, state = step(grads, state, params)
         history.append(jax.device_get(updates))
         params = jax.tree.map(np.add, params, history[-1])
     return params, state, history

@@ -13,6 +13,8 @@ import pytest
 import mnemosyne
 from tests.mnemosyne import problems
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 Wrap = Callable[[optax.GradientTransformation], optax.GradientTransformation]
 
 

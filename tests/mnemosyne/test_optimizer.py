@@ -29,16 +29,21 @@ def _run(
     return problems.trajectory(step, problems.init(params), params, steps, scale)
 
 
-def _adam(params: Any, steps: int, **arguments: Any) -> tuple[Any, Any, list[Any]]:
+def _adam(
+    params: Any, steps: int, growth: float = 1.0, **arguments: Any
+) -> tuple[Any, Any, list[Any]]:
     adam = optax.adamw(1e-3, b1=0.9, b2=0.99, eps=1e-16, **arguments)
-    return problems.trajectory(jax.jit(adam.update), adam.init(params), params, steps)
+    state = adam.init(params)
+    return problems.trajectory(jax.jit(adam.update), state, params, steps, growth=growth)
 
 
-def test_untrained_plus_is_adam() -> None:
+@pytest.mark.parametrize("growth", [1.0, 1.5, 0.7])
+def test_untrained_plus_is_adam(growth: float) -> None:
+    # Growing and shrinking gradients make the units of the moments change on the way.
     start = problems.tree()
-    step = problems.learned(problems.untrained())
-    params, _, ours = problems.trajectory(step, problems.init(start), start, 30)
-    expected, _, theirs = _adam(start, 30, weight_decay=0.0)
+    step, state = problems.learned(problems.untrained()), problems.init(start)
+    params, _, ours = problems.trajectory(step, state, start, 30, growth=growth)
+    expected, _, theirs = _adam(start, 30, growth, weight_decay=0.0)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), ours[0], theirs[0])
     # Later updates are differences of rounded moments; compared with the size of a step, 1e-3.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), ours, theirs)
