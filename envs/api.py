@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Key
 @typing.no_type_check  # JAX also puts shapes, flags and the like in the leaves
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What one environment is after ``reset`` or ``step``; a pytree of arrays with a fixed structure.
+    """What one environment is after ``reset`` or ``step``; a pytree of fixed structure.
 
     Attributes:
       physics: the simulator's own state, any pytree.
@@ -80,7 +80,8 @@ class EpisodeWrapper:
     After ``step``, ``state.info`` holds, as float32 unless said otherwise:
 
     - ``termination``: 1.0 where the environment itself ended;
-    - ``truncation``: 1.0 where only the time limit ended the episode (never together with termination);
+    - ``truncation``: 1.0 where only the time limit ended the episode (never together with
+      termination);
     - ``final_obs``: the observation *before* a restart, which is what a truncated value must be
       bootstrapped from;
     - ``episode_return`` and ``episode_steps``: sums over the episode that this step belongs to,
@@ -129,7 +130,8 @@ class EpisodeWrapper:
         Returns:
           The next state, as the class docstring describes.
         """
-        # After a restart the running sums begin anew; ``info["steps"] == 0`` marks the first step of an episode.
+        # After a restart the running sums begin anew; ``info["steps"] == 0`` marks the first step
+        # of an episode.
         fresh = state.info["steps"] == 0
         # The flag of the last step may not leak into this one: some environments pass it on.
         stepped = self.env.step(state.replace(done=jnp.zeros_like(state.done)), action)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from experiments import data
+from experiments import data, policies
 from mnemosyne.meta.tasks import MLPTask, teacher_data
 
 META_TRAIN_ENVS = (
@@ -68,3 +68,26 @@ def validation_tasks(folder: Path | None) -> list[MLPTask]:
     """V: the 64-32-10 network and a deeper one, on rows that meta-training never reads."""
     images = data.digits(1400) if folder is None else data.mnist(folder, 8, 40_000, 60_000)
     return [mlp(images, (32,), "relu"), mlp(images, (64, 64, 64), "relu")]
+
+
+def meta_train_problems() -> list[policies.PolicyProblem]:
+    """M: PPO on cheap control tasks; 640 to 1,536 updates, several batch sizes and widths."""
+    narrow = {"width": 32, "unroll_length": 32}
+    return [
+        policies.make_problem("control:cartpole", 500, 96, 4, 500.0, num_envs=16, unroll_length=32),
+        policies.make_problem(
+            "control:pendulum", 100, 80, 4, 100.0, num_envs=16, normalize_rewards=True, **narrow
+        ),
+        policies.make_problem(
+            "control:pointmass",
+            100,
+            40,
+            4,
+            100.0,
+            num_envs=8,
+            num_minibatches=2,
+            num_updates_per_batch=8,
+            reward_scaling=0.1,
+            **narrow,
+        ),
+    ]

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
@@ -60,6 +62,8 @@ def scale_by_mnemosyne(
       arXiv 2302.01128.
     """
     config = config or MnemosyneConfig()
+    # Artifacts come as NumPy arrays; what is traced stays as it is.
+    meta_params = jax.tree.map(jnp.asarray, meta_params)
     if config.mode == "plus":
         return plus.scale_by_plus(meta_params, config)
     return paper.scale_by_paper(meta_params, config)

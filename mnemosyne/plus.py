@@ -19,6 +19,7 @@ from mnemosyne.controller import Controls, MetaParams
 from mnemosyne.features import LossState
 from mnemosyne.layout import Layout, make_layout, sample_indices
 from mnemosyne.memory import MemoryState
+from mnemosyne.packing import Blocks, Packing, from_blocks, make_packing, take, to_blocks
 from mnemosyne.units import UnitState
 
 
@@ -50,12 +51,12 @@ class ScaleByMnemosyneState(NamedTuple):
 
 
 class _Tensors(NamedTuple):
-    """One list entry a tensor, in tree order."""
+    """What an update reads, as blocks of rows."""
 
-    g: list[Array]
-    mu: list[Array]
-    nu: list[Array]
-    p: list[Array]
+    g: Blocks
+    mu: Blocks
+    nu: Blocks
+    p: Blocks
 
 
 def layout_of(tree: Any, config: MnemosyneConfig) -> Layout:
@@ -117,19 +118,15 @@ def _update(
     g, treedef = jax.tree.flatten(updates)
     if not any(leaf.size for leaf in g):
         return updates, state
-    given = (
-        [jnp.zeros_like(leaf) for leaf in g] if params is None else treedef.flatten_up_to(params)
-    )
-    verdict, unit_state = units.judge(state.units, [leaf for leaf in g if leaf.size])
-    tensors = _Tensors(
-        g=[jnp.where(verdict.ok, leaf, 0) for leaf in g],
-        mu=treedef.flatten_up_to(state.mu),
-        nu=treedef.flatten_up_to(state.nu),
-        p=given,
-    )
-    loss = features.update_loss(state.loss, jnp.asarray(extras.get("value", jnp.nan), jnp.float32))
+    p = [jnp.zeros_like(leaf) for leaf in g] if params is None else treedef.flatten_up_to(params)
     layout = layout_of(updates, config)
-    sample = _draw(config, layout, tensors, state, verdict)
+    packing = make_packing(layout, config.sample)
+    verdict, unit_state = units.judge(state.units, [leaf for leaf in g if leaf.size])
+    groups = (g, treedef.flatten_up_to(state.mu), treedef.flatten_up_to(state.nu), p)
+    tensors = _Tensors(*(to_blocks(group, packing, layout) for group in groups))
+    tensors = tensors._replace(g=[jnp.where(verdict.ok, block, 0.0) for block in tensors.g])
+    loss = features.update_loss(state.loss, jnp.asarray(extras.get("value", jnp.nan), jnp.float32))
+    sample = _draw(tensors, packing, state, verdict)
     encoded = {
         name: features.encode_extra(name, extras.get(name), loss) for name in features.EXTRAS
     }
@@ -138,56 +135,39 @@ def _update(
         mu=controls.beta1 * state.mu_mass + (1.0 - controls.beta1),
         nu=rule.BETA2 * state.nu_mass + (1.0 - rule.BETA2),
     )
-    deltas, mu, nu = _apply(theta, layout, tensors, controls, corrections, verdict, _rms(sample.p))
+    deltas, mu, nu = _apply(theta, packing, tensors, controls, corrections, verdict, _rms(sample.p))
 
     def settle(new: Any, old: Any, keep_on_restart: float) -> Any:
         kept = jnp.where(verdict.restart, keep_on_restart, 1.0)
         return jax.tree.map(lambda n, o: jnp.where(verdict.ok, n, o * kept), new, old)
 
+    def rebuild(blocks: Blocks) -> optax.Updates:
+        return treedef.unflatten(from_blocks(blocks, packing, layout))
+
     new_state = ScaleByMnemosyneState(
         count=jnp.asarray(optax.safe_increment(state.count)),
-        mu=settle(treedef.unflatten(mu), state.mu, 0.0),
-        nu=settle(treedef.unflatten(nu), state.nu, 0.0),
+        mu=rebuild(settle(mu, tensors.mu, 0.0)),
+        nu=rebuild(settle(nu, tensors.nu, 0.0)),
         mu_mass=settle(corrections.mu, state.mu_mass, 0.0),
         nu_mass=settle(corrections.nu, state.nu_mass, 0.0),
         memory=settle(remembered, state.memory, 1.0),
         loss=loss,
         units=unit_state,
     )
-    cast = [
-        jnp.where(verdict.ok, delta, 0.0).astype(p.dtype)
-        for delta, p in zip(deltas, tensors.p, strict=True)
-    ]
-    return treedef.unflatten(cast), new_state
+    deltas = rebuild([jnp.where(verdict.ok, delta, 0.0) for delta in deltas])
+    like = updates if params is None else params
+    return jax.tree.map(lambda d, x: d.astype(x.dtype), deltas, like), new_state
 
 
 def _rms(x: Float[Array, "tokens sample"]) -> Float[Array, " tokens"]:
     return jnp.sqrt(jnp.mean(jnp.square(x), axis=-1))
 
 
-def _rows(leaf: Array, tokens: int) -> Float[Array, "tokens size"]:
-    return leaf.reshape(tokens, -1).astype(jnp.float32)
-
-
-def _take(leaves: list[Array], layout: Layout, count: int) -> Float[Array, "tokens sample"]:
-    """Evenly spread coordinates of every token, all tensors together."""
-    samples = [
-        _rows(leaf, tokens)[:, sample_indices(leaf.size // tokens, count)]
-        for leaf, tokens in zip(leaves, layout.tokens, strict=True)
-        if tokens
-    ]
-    return jnp.concatenate(samples)
-
-
 def _draw(
-    config: MnemosyneConfig,
-    layout: Layout,
-    tensors: _Tensors,
-    state: ScaleByMnemosyneState,
-    verdict: units.Verdict,
+    tensors: _Tensors, packing: Packing, state: ScaleByMnemosyneState, verdict: units.Verdict
 ) -> features.Sample:
     """Coordinates for statistics and encoder, bias-corrected, in the units of this step."""
-    g, mu, nu, p = (_take(group, layout, config.sample) for group in tensors)
+    g, mu, nu, p = (take(blocks, packing) for blocks in tensors)
     ratio, tiny = verdict.ratio, 1e-30
     return features.Sample(
         g=g * verdict.inverse,
@@ -235,31 +215,26 @@ def _control(
 
 def _apply(
     theta: MetaParams,
-    layout: Layout,
+    packing: Packing,
     tensors: _Tensors,
     controls: Controls,
     corrections: rule.Corrections,
     verdict: units.Verdict,
     rms_p: Float[Array, " tokens"],
-) -> tuple[list[Array], list[Array], list[Array]]:
-    """Runs the rule on every tensor; returns updates and moments in the tensors' shapes."""
+) -> tuple[Blocks, Blocks, Blocks]:
+    """Runs the rule on every block; returns updates and moments."""
     inverse_rms_p = jnp.where(rms_p > 0, 1.0 / jnp.where(rms_p > 0, rms_p, 1.0), 0.0)
-    offsets, ratio = layout.offsets, verdict.ratio
-    results = []
-    for index, (g, mu, nu, p) in enumerate(zip(*tensors, strict=True)):
-        tokens, part = layout.tokens[index], slice(offsets[index], offsets[index + 1])
-        if not tokens:
-            results.append((g, mu, nu))
-            continue
-        delta, moments = rule.update_tensor(
-            _rows(g, tokens) * verdict.inverse,
-            rule.Moments(_rows(mu, tokens) * ratio, _rows(nu, tokens) * jnp.square(ratio)),
-            _rows(p, tokens),
-            Controls(*(c[part] for c in controls)),
-            rule.Corrections(corrections.mu[part], corrections.nu),
+    ratio, results = verdict.ratio, []
+    for tokens, g, mu, nu, p in zip(packing.row_tokens, *tensors, strict=True):
+        delta, moments = rule.update_rows(
+            g * verdict.inverse,
+            rule.Moments(mu * ratio, nu * jnp.square(ratio)),
+            p,
+            Controls(*(control[tokens] for control in controls)),
+            rule.Corrections(corrections.mu[tokens], corrections.nu),
             theta.get("residual"),
-            inverse_rms_p[part],
+            inverse_rms_p[tokens],
         )
-        results.append(tuple(x.reshape(g.shape) for x in (delta, *moments)))
+        results.append((delta, *moments))
     deltas, mus, nus = (list(group) for group in zip(*results, strict=True))
     return deltas, mus, nus

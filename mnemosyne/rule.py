@@ -28,14 +28,14 @@ EPS = 1e-16
 class Moments(NamedTuple):
     """First and second moment of one tensor, in units of the running gradient scale."""
 
-    mu: Float[Array, "tokens size"]
-    nu: Float[Array, "tokens size"]
+    mu: Float[Array, "rows width"]
+    nu: Float[Array, "rows width"]
 
 
 class Corrections(NamedTuple):
     """Bias corrections: the weight that the moving averages have gathered so far, in (0, 1]."""
 
-    mu: Float[Array, " tokens"]
+    mu: Float[Array, " rows"]
     nu: Float[Array, ""]
 
 
@@ -46,11 +46,11 @@ def _squash(x: Array) -> Array:
 
 def residual_gates(
     weights: dict[str, Array],
-    hidden: Float[Array, "tokens hidden"],
-    u: Float[Array, "tokens size"],
-    h: Float[Array, "tokens size"],
-    p: Float[Array, "tokens size"],
-) -> tuple[Float[Array, "tokens size"], Float[Array, "tokens size"]]:
+    hidden: Float[Array, "rows hidden"],
+    u: Float[Array, "rows width"],
+    h: Float[Array, "rows width"],
+    p: Float[Array, "rows width"],
+) -> tuple[Float[Array, "rows width"], Float[Array, "rows width"]]:
     """``r1, r2`` of the module docstring, each in (-1, 1).
 
     Args:
@@ -72,22 +72,22 @@ def residual_gates(
     return _squash(r1), _squash(r2)
 
 
-def update_tensor(
-    g: Float[Array, "tokens size"],
+def update_rows(
+    g: Float[Array, "rows width"],
     moments: Moments,
-    p: Float[Array, "tokens size"],
+    p: Float[Array, "rows width"],
     controls: Controls,
     corrections: Corrections,
     residual: dict[str, Array] | None,
-    inverse_rms_p: Float[Array, " tokens"],
-) -> tuple[Float[Array, "tokens size"], Moments]:
-    """The equations of the module docstring, for one tensor cut into tokens.
+    inverse_rms_p: Float[Array, " rows"],
+) -> tuple[Float[Array, "rows width"], Moments]:
+    """The equations of the module docstring, for rows that each belong to one token.
 
     Args:
       g: gradient in units of the running scale.
       moments: before this gradient.
       p: parameter.
-      controls: of this tensor's tokens.
+      controls: of each row's token.
       corrections: after this gradient.
       residual: weights of the per-coordinate network, or ``None``.
       inverse_rms_p: 1 over the rms of the parameter, 0 where it is zero or unknown.

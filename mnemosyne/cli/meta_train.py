@@ -9,7 +9,7 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -18,6 +18,8 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 class MetaTrain:
     """Train the optimizer itself on small networks."""
 
+    recipe: Literal["base", "rl"] = "base"
+    """What to train on: small classifiers (base), or PPO on cheap control tasks (rl)."""
     out: Path | None = None
     """Folder for artifacts, checkpoints and TensorBoard files; new, or a run to --resume."""
     budget: str | None = None
@@ -33,7 +35,7 @@ class MetaTrain:
     data_dir: str | None = None
     """Folder with mnist.npz; default: MNEMOSYNE_DATA_DIR, else the bundled digits."""
     init: str | None = None
-    """Artifact to start from; default: Adam."""
+    """Artifact to start from; default: what the recipe says."""
     json: Path | None = None
     """File for the numbers that are printed."""
     quiet: bool = False
@@ -84,6 +86,7 @@ def run(config: MetaTrain) -> dict[str, Any]:
         session, advance, start = _prepare(folder, settings)
     else:
         settings = {
+            "recipe": config.recipe,
             "pairs": config.pairs,
             "seed": config.seed,
             "outer_steps": config.outer_steps or 0,
@@ -93,45 +96,38 @@ def run(config: MetaTrain) -> dict[str, Any]:
         }
         session, advance, start = _prepare(folder, settings)
         if config.budget is not None:
-            settings["outer_steps"] = _fit(session, advance, seconds(config.budget), say)
+            settings["outer_steps"] = _fit(session, advance, start, seconds(config.budget), say)
             session = _with_length(session, settings)
         write_json(folder / "settings.json", settings)
     return _finish(session, advance, start, say)
 
 
 def _prepare(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """Tasks, network and compiled step from the settings of a run."""
+    """Session, compiled step and first theta from the settings of a run."""
     import mnemosyne
-    from experiments import cache, data, splits
-    from mnemosyne.meta import session, train
+    from experiments import data, recipes
+    from mnemosyne.meta import session
 
-    data_folder = data.data_dir(settings["data_dir"])
-    tasks, held = splits.meta_train_tasks(data_folder), splits.validation_tasks(data_folder)
     artifact = mnemosyne.load(settings["init"]) if settings["init"] else None
     network = artifact.config if artifact else mnemosyne.MnemosyneConfig()
-
-    def stored(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        task = next(task for task in held if name.startswith(task.name))
-        description = {"name": name, "data": cache.array_hash(task.inputs, task.labels)}
-        return cache.cached("adam9", description, compute, folder / "envelopes")
-
-    config = train.MetaTrainConfig(
+    recipe = recipes.RECIPES[settings["recipe"]](network, data.data_dir(settings["data_dir"]))
+    config = dataclasses.replace(
+        recipe.config,
         outer_steps=max(settings["outer_steps"], 1),
         num_pairs=settings["pairs"],
         seed=settings["seed"],
     )
     prepared = session.Session(
-        tasks=tasks,
-        validation=held,
-        envelopes=session.make_envelopes(held, stored),
+        families=recipe.families,
+        check=recipe.make_check(folder),
         network=network,
         config=config,
         folder=folder,
         trained_with={},
     )
-    prepared = _with_length(prepared, settings)
-    advance = session.make_advance(tasks, network, config)
-    return prepared, advance, artifact.meta_params if artifact else None
+    theta = artifact.meta_params if artifact else recipe.start(config)
+    advance = session.make_advance(recipe.families, config)
+    return _with_length(prepared, settings), advance, theta
 
 
 def _with_length(session: Any, settings: dict[str, Any]) -> Any:
@@ -139,7 +135,8 @@ def _with_length(session: Any, settings: dict[str, Any]) -> Any:
     from mnemosyne.meta.session import CHUNK
 
     steps = max(settings["outer_steps"], 1)
-    words = ["mnemosyne", "meta-train", "--outer-steps", steps, "--pairs", settings["pairs"]]
+    words = ["mnemosyne", "meta-train", "--recipe", settings["recipe"]]
+    words += ["--outer-steps", steps, "--pairs", settings["pairs"]]
     words += ["--seed", settings["seed"]]
     if settings["init"]:
         words += ["--init", settings["init"]]
@@ -153,19 +150,21 @@ def _with_length(session: Any, settings: dict[str, Any]) -> Any:
     )
 
 
-def _fit(session: Any, advance: Any, budget_s: float, say: Callable[[str], None]) -> int:
+def _fit(
+    session: Any, advance: Any, theta: Any, budget_s: float, say: Callable[[str], None]
+) -> int:
     """Measures the pace of this machine and turns the budget into a number of outer steps."""
     from mnemosyne.meta import session as sessions
     from mnemosyne.meta import train
 
     say("compiling the outer step ...")
-    state = train.init(session.tasks, session.network, session.config)
-    check = sessions.make_check(session.validation, session.network)
-    check(state.average)
+    session.check(theta)
     began = time.monotonic()
-    check(state.average)
+    session.check(theta)
     validation_s = time.monotonic() - began
-    compile_s, pace = sessions.measure_pace(advance, state)
+    compile_s, pace = sessions.measure_pace(
+        advance, train.init(session.families, theta, session.config)
+    )
     steps = sessions.outer_steps_for(budget_s, pace, validation_s, session.validate_every)
     say(f"compiled in {compile_s:.0f} s; {pace:.2f} s an outer step: {steps} fit the budget")
     return steps
@@ -197,19 +196,18 @@ def _finish(session: Any, advance: Any, start: Any, say: Callable[[str], None]) 
                 writer.add_scalar(tag, value, step)
             if "meta/validation" in scalars:
                 left = (time.monotonic() - first[1]) / max(step - first[0], 1) * (total - step)
-                ratios = " ".join(
-                    f"{value:.3f}" for tag, value in scalars.items() if "/ratio/" in tag
+                scores = " ".join(
+                    f"{value:+.3f}" for tag, value in scalars.items() if "validation/" in tag
                 )
-                say(f"{step:6d}/{total} | loss against tuned Adam: {ratios} | ETA {duration(left)}")
+                say(
+                    f"{step:6d}/{total} | minus Adam (low is good): {scores} | ETA {duration(left)}"
+                )
 
         result = session.run(advance, checkpointer, monitor, start)
     result["artifact"] = str(session.folder / "best.safetensors")
     for row in result["best"]["rows"]:
-        print(
-            f"{row['task']}, {row['steps']} steps: mean loss {row['mean_loss']:.4f} "
-            f"(best of nine Adam rates {row['adam_mean_loss']:.4f}), final "
-            f"{row['final_loss']:.4f} ({row['adam_final_loss']:.4f})"
-        )
+        numbers = ", ".join(f"{name} {value:.4f}" for name, value in row.items() if name != "task")
+        print(f"{row['task']}: {numbers}")
     print(f"best at outer step {result['best']['outer_step']}: {result['artifact']}")
     print(f"meta-parameters {result['meta_params_sha256'][:12]}")
     write_json(session.folder / "result.json", result)

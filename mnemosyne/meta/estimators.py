@@ -22,13 +22,15 @@ class System(NamedTuple):
     """A dynamical system with outer parameters, one particle at a time.
 
     Attributes:
-      reset: ``reset(theta, key) -> state``; both members of a pair get the same key.
+      reset: ``reset(theta, key, fraction) -> state``; both members of a pair get the same key. The
+        inner problem's horizon is cut to ``fraction`` of its length, below 1 only at the start of
+        a run, so that problems do not end together.
       advance: ``advance(theta, state) -> (state, loss)``, one truncation; randomness lives in the
         state and must not depend on ``theta``.
       finished: ``finished(state) -> bool``, whether the inner problem has reached its horizon.
     """
 
-    reset: Callable[[Theta, Key[Array, ""]], State]
+    reset: Callable[[Theta, Key[Array, ""], Array | float], State]
     advance: Callable[[Theta, State], tuple[State, Float[Array, ""]]]
     finished: Callable[[State], Array]
 
@@ -55,9 +57,11 @@ def perturbation(key: Key[Array, ""], theta: Theta, mask: Theta, sigma: float) -
     )
 
 
-def pes_init(system: System, theta: Theta, key: Key[Array, ""]) -> PESState:
+def pes_init(
+    system: System, theta: Theta, key: Key[Array, ""], fraction: Array | float = 1.0
+) -> PESState:
     """A pair at the start of an inner problem."""
-    state = system.reset(theta, key)
+    state = system.reset(theta, key, fraction)
     return PESState(state, state, jax.tree.map(jnp.zeros_like, theta))
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +14,9 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from mnemosyne.config import MnemosyneConfig
-from mnemosyne.meta import estimators, unroll
-from mnemosyne.meta.task import Task
-from mnemosyne.optimizer import MetaParams, init_meta_params
+from mnemosyne.controller import MetaParams
+from mnemosyne.meta import estimators
+from mnemosyne.optimizer import init_meta_params
 
 UNSEEN_EXTRAS = ("kl", "clip_fraction", "entropy", "explained_variance", "epoch")
 """Inputs that supervised tasks never give; their weights stay at zero instead of drifting with the
@@ -39,42 +39,18 @@ class MetaTrainConfig:
     """Bound of a pair's loss difference, in multiples of the median."""
     average: float = 0.99
     """Decay of the running average of theta, which is what is validated and shipped."""
-    truncation: int = 50
-    """Inner updates between two outer updates."""
-    shortest: int = 100
-    """Shortest inner horizon, updates."""
-    longest: int = 2000
-    """Longest inner horizon, updates; horizons are log-uniform."""
-    max_log_scale: float = 3.4
-    """Half of the trials are reparametrised by a factor up to ``exp(max_log_scale)`` either way."""
+    frozen: tuple[str, ...] = UNSEEN_EXTRAS
+    """Parts of theta, by name, that stay as they are."""
     seed: int = 0
     """Meta-seed."""
 
     def __post_init__(self) -> None:
         """Refuses sizes that cannot run."""
-        for name in ("outer_steps", "num_pairs", "truncation", "shortest", "longest"):
+        for name in ("outer_steps", "num_pairs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.sigma <= 0 or self.learning_rate <= 0:
             raise ValueError("sigma and learning_rate must be positive.")
-        if not self.truncation <= self.shortest <= self.longest:
-            raise ValueError(
-                f"need truncation <= shortest <= longest, got {self.truncation}, {self.shortest}, "
-                f"{self.longest}."
-            )
-
-    @property
-    def horizon(self) -> unroll.Horizon:
-        """Distribution of the inner horizons."""
-        return unroll.Horizon(self.shortest, self.longest, self.truncation)
-
-
-class Running(NamedTuple):
-    """One inner problem on its way; the state of :class:`estimators.System`."""
-
-    inner: unroll.Inner
-    trial: unroll.Trial
-    step: Int[Array, ""]
 
 
 class OuterState(NamedTuple):
@@ -97,34 +73,18 @@ class OuterState(NamedTuple):
     step: Int[Array, ""]
 
 
-def trainable(theta: MetaParams) -> MetaParams:
-    """1 where meta-training may change theta; 0 at fixed directions and unseen inputs' weights."""
+Families = Mapping[str, estimators.System]
+"""The inner problems that theta is trained on, by name."""
+
+
+def trainable(theta: MetaParams, frozen: Sequence[str]) -> MetaParams:
+    """1 where meta-training may change theta; 0 at fixed directions and parts in ``frozen``."""
 
     def entry(path: Any, leaf: Array) -> Array:
         names = {getattr(part, "key", None) for part in path}
-        return jnp.full_like(leaf, 0.0 if names & {"directions", *UNSEEN_EXTRAS} else 1.0)
+        return jnp.full_like(leaf, 0.0 if names & {"directions", *frozen} else 1.0)
 
     return jax.tree_util.tree_map_with_path(entry, theta)
-
-
-def make_system(task: Task, network: MnemosyneConfig, config: MetaTrainConfig) -> estimators.System:
-    """A task under the learned optimizer, as the estimators see it."""
-
-    def reset(theta: MetaParams, key: Key[Array, ""]) -> Running:
-        trial = unroll.draw_trial(key, config.horizon, config.max_log_scale)
-        return Running(unroll.start(task, trial, network, theta), trial, jnp.zeros((), jnp.int32))
-
-    def advance(theta: MetaParams, state: Running) -> tuple[Running, Float[Array, ""]]:
-        inner, losses = unroll.unroll(
-            task, network, theta, state.inner, state.trial, state.step, config.truncation
-        )
-        moved = Running(inner, state.trial, state.step + config.truncation)
-        return moved, jnp.mean(jax.vmap(task.normalize)(losses))
-
-    def finished(state: Running) -> Array:
-        return state.step >= state.trial.horizon
-
-    return estimators.System(reset, advance, finished)
 
 
 OUTER_ADAM = optax.scale_by_adam(b1=0.9, b2=0.99)
@@ -142,25 +102,27 @@ def outer_rates(config: MetaTrainConfig, first: int, count: int) -> Float[np.nda
     return (config.learning_rate * cosine).astype(np.float32)
 
 
-def init(
-    tasks: Sequence[Task],
-    network: MnemosyneConfig,
-    config: MetaTrainConfig,
-    theta: MetaParams | None = None,
-) -> OuterState:
+def init_theta(config: MetaTrainConfig, network: MnemosyneConfig) -> MetaParams:
+    """Untrained meta-parameters, drawn from the run's own seed."""
+    _, key_theta, _ = jax.random.split(jax.random.key(config.seed), 3)
+    return init_meta_params(key_theta, network)
+
+
+def init(families: Families, theta: MetaParams, config: MetaTrainConfig) -> OuterState:
     """The state before the first outer step; inner problems start at scattered phases.
 
     Args:
-      tasks: the families.
-      network: the optimizer network to train.
+      families: what to train on.
+      theta: where to start.
       config: of the run.
-      theta: where to start; ``None`` means Adam.
     """
-    key, key_theta, key_pairs = jax.random.split(jax.random.key(config.seed), 3)
-    theta = init_meta_params(key_theta, network) if theta is None else theta
+    key, _, key_pairs = jax.random.split(jax.random.key(config.seed), 3)
+    theta = jax.tree.map(jnp.asarray, theta)
     pairs = tuple(
-        _init_pairs(make_system(task, network, config), theta, key_family, config)
-        for task, key_family in zip(tasks, jax.random.split(key_pairs, len(tasks)), strict=True)
+        _init_pairs(system, theta, key_family, config.num_pairs)
+        for system, key_family in zip(
+            families.values(), jax.random.split(key_pairs, len(families)), strict=True
+        )
     )
     opt_state = OUTER_ADAM.init(theta)
     # A copy: one buffer in two places could not be donated.
@@ -169,34 +131,23 @@ def init(
 
 
 def _init_pairs(
-    system: estimators.System, theta: MetaParams, key: Key[Array, ""], config: MetaTrainConfig
+    system: estimators.System, theta: MetaParams, key: Key[Array, ""], num_pairs: int
 ) -> estimators.PESState:
-    keys = jax.random.split(key, config.num_pairs)
-    pairs = jax.jit(jax.vmap(lambda k: estimators.pes_init(system, theta, k)))(keys)
-    # Scattered phases: the first horizon of each pair is cut to another fraction, so that resets
-    # do not coincide.
-    fraction = jnp.linspace(1.0 / config.num_pairs, 1.0, config.num_pairs)
-
-    def cut(member: Running) -> Running:
-        trial = member.trial
-        pieces = jnp.ceil(fraction * trial.horizon / config.truncation)
-        shorter = (pieces * config.truncation).astype(jnp.int32)
-        return member._replace(trial=trial._replace(horizon=shorter))
-
-    return pairs._replace(plus=cut(pairs.plus), minus=cut(pairs.minus))
+    keys = jax.random.split(key, num_pairs)
+    fractions = jnp.linspace(1.0 / num_pairs, 1.0, num_pairs)
+    return jax.jit(jax.vmap(lambda k, f: estimators.pes_init(system, theta, k, f)))(keys, fractions)
 
 
 def make_outer_step(
-    tasks: Sequence[Task], network: MnemosyneConfig, config: MetaTrainConfig
+    families: Families, config: MetaTrainConfig
 ) -> Callable[[OuterState, Array], tuple[OuterState, dict[str, Array]]]:
     """Builds the jittable outer step: (state, rate) -> (state, metrics)."""
-    systems = [make_system(task, network, config) for task in tasks]
 
     def outer_step(state: OuterState, rate: Array) -> tuple[OuterState, dict[str, Array]]:
         key, key_pairs = jax.random.split(state.key)
-        mask = trainable(state.theta)
+        mask = trainable(state.theta, config.frozen)
         gradients, losses, pairs = [], {}, []
-        for index, (task, system) in enumerate(zip(tasks, systems, strict=True)):
+        for index, (name, system) in enumerate(families.items()):
             keys = jax.random.split(jax.random.fold_in(key_pairs, index), config.num_pairs)
             advance = jax.vmap(
                 lambda pair, k, system=system: estimators.pes_advance(
@@ -208,7 +159,7 @@ def make_outer_step(
             gradients.append(
                 estimators.pes_gradient(moved.accumulated, pair_losses, config.sigma, config.clip)
             )
-            losses[f"meta/loss/{task.name}"] = jnp.mean(pair_losses)
+            losses[f"meta/loss/{name}"] = jnp.mean(pair_losses)
         gradient = jax.tree.map(lambda *xs: sum(xs) / len(xs), *gradients)
         norm = optax.tree.norm(gradient)
         direction, opt_state = OUTER_ADAM.update(gradient, state.opt_state)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from mnemosyne.meta import estimators
 from mnemosyne.meta.task import Task
 from mnemosyne.optimizer import MetaParams, MnemosyneConfig, scale_by_mnemosyne
 
@@ -122,3 +123,42 @@ def unroll(
         return Inner(optax.apply_updates(inner.params, updates), opt_state), loss
 
     return jax.lax.scan(step, inner, first_step + jnp.arange(num_steps))
+
+
+class Running(NamedTuple):
+    """One inner problem on its way; the state of :class:`estimators.System`."""
+
+    inner: Inner
+    trial: Trial
+    step: Int[Array, ""]
+
+
+def make_system(
+    task: Task, config: MnemosyneConfig, horizon: Horizon, max_log_scale: float
+) -> estimators.System:
+    """A task under the learned optimizer, as the estimators see it.
+
+    Args:
+      task: the family.
+      config: of the optimizer network.
+      horizon: lengths of the inner problems, and of a truncation.
+      max_log_scale: see :func:`draw_trial`.
+    """
+
+    def reset(theta: MetaParams, key: Key[Array, ""], fraction: Array | float) -> Running:
+        trial = draw_trial(key, horizon, max_log_scale)
+        pieces = jnp.ceil(fraction * trial.horizon / horizon.truncation)
+        trial = trial._replace(horizon=(pieces * horizon.truncation).astype(jnp.int32))
+        return Running(start(task, trial, config, theta), trial, jnp.zeros((), jnp.int32))
+
+    def advance(theta: MetaParams, state: Running) -> tuple[Running, Float[Array, ""]]:
+        inner, losses = unroll(
+            task, config, theta, state.inner, state.trial, state.step, horizon.truncation
+        )
+        moved = Running(inner, state.trial, state.step + horizon.truncation)
+        return moved, jnp.mean(jax.vmap(task.normalize)(losses))
+
+    def finished(state: Running) -> Array:
+        return state.step >= state.trial.horizon
+
+    return estimators.System(reset, advance, finished)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
+from mnemosyne.config import MnemosyneConfig
+from mnemosyne.controller import MetaParams
 from mnemosyne.meta.task import Task
+from mnemosyne.optimizer import scale_by_mnemosyne
 
 ADAM_RATES = tuple(float(rate) for rate in np.logspace(-4, 0, 9))
 """Nine fixed rates, half a decade apart; the best one is never at an end on the tasks we ship
@@ -114,3 +118,87 @@ def envelope(grid: Curves, rates: Sequence[float] = ADAM_RATES) -> Envelope:
     return Envelope(
         float(mean[best_mean]), rates[best_mean], float(final[best_final]), rates[best_final]
     )
+
+
+VALIDATION_STEPS = (200, 1000)
+"""Horizons of the validation runs, updates."""
+VALIDATION_SEEDS = 8
+
+
+def make_envelopes(
+    tasks: Sequence[Task], cache: Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
+) -> dict[str, dict[int, Envelope]]:
+    """The best of nine Adam rates on every validation task.
+
+    Args:
+      tasks: to compute envelopes for.
+      cache: ``cache(key, compute)`` returns stored numbers for ``key`` or stores what ``compute``
+        gives.
+
+    Returns:
+      Envelopes by task name and horizon.
+    """
+    keys = seeds(0, VALIDATION_SEEDS)
+    envelopes: dict[str, dict[int, Envelope]] = {}
+    for task in tasks:
+        for steps in VALIDATION_STEPS:
+
+            def compute(task: Task = task, steps: int = steps) -> dict[str, Any]:
+                return envelope(adam_grid(task, keys, steps))._asdict()
+
+            name = f"{task.name}/adam9/{steps}x{VALIDATION_SEEDS}"
+            envelopes.setdefault(task.name, {})[steps] = Envelope(**cache(name, compute))
+    return envelopes
+
+
+def make_check(
+    tasks: Sequence[Task],
+    network: MnemosyneConfig,
+    envelopes: Mapping[str, Mapping[int, Envelope]],
+) -> Callable[[MetaParams], list[dict[str, Any]]]:
+    """Validation against the envelopes: no tuning, no progress, the loss as the only extra.
+
+    Args:
+      tasks: what to validate on.
+      network: the optimizer network.
+      envelopes: from :func:`make_envelopes`.
+
+    Returns:
+      A function from theta to one row a task and horizon; ``score`` is the logarithm of the loss
+      averaged over the run, relative to the envelope's: below 0 is better than tuned Adam.
+    """
+    keys = seeds(0, VALIDATION_SEEDS)
+
+    def run(theta: MetaParams, task: Task, steps: int) -> tuple[Array, Array]:
+        optimizer = scale_by_mnemosyne(theta, network)
+        many = jax.vmap(lambda key: train_curve(task, optimizer, key, steps))(keys)
+        return jnp.mean(many.mean), jnp.mean(many.final)
+
+    compiled = {
+        (task.name, steps): jax.jit(lambda theta, t=task, s=steps: run(theta, t, s))
+        for task in tasks
+        for steps in VALIDATION_STEPS
+    }
+
+    def check(theta: MetaParams) -> list[dict[str, Any]]:
+        rows = []
+        for (name, steps), function in compiled.items():
+            mean, final = (float(x) for x in function(theta))
+            rows.append(_row(name, steps, mean, final, envelopes[name][steps]))
+        return rows
+
+    return check
+
+
+def _row(name: str, steps: int, mean: float, final: float, adam: Envelope) -> dict[str, Any]:
+    # A diverged run must not win by being left out: it counts as a thousand times worse.
+    ratio = mean / adam.mean_loss if math.isfinite(mean) else 1e3
+    return {
+        "task": f"{name}/{steps}",
+        "score": math.log(ratio),
+        "mean_loss": mean,
+        "adam_mean_loss": adam.mean_loss,
+        "adam_rate": adam.mean_rate,
+        "final_loss": final,
+        "adam_final_loss": adam.final_loss,
+    }

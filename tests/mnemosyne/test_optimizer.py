@@ -110,7 +110,7 @@ def test_first_update_descends_in_every_tensor() -> None:
     assert all(float(c) < 0 for c in jax.tree.leaves(cosines))
 
 
-def test_update_tensor_flips_with_gradient_momentum_and_parameter() -> None:
+def test_update_rows_flips_with_gradient_momentum_and_parameter() -> None:
     # The token network may break this symmetry in the controls; the rule itself never does.
     rng = np.random.default_rng(0)
     g, mu, nu, p = jnp.asarray(rng.standard_normal((4, 2, 6)), jnp.float32)
@@ -126,9 +126,7 @@ def test_update_tensor_flips_with_gradient_momentum_and_parameter() -> None:
     def update(sign: jax.Array) -> tuple[jax.Array, rule.Moments]:
         moments = rule.Moments(sign * mu, jnp.square(nu))
         corrections = rule.Corrections(each, jnp.asarray(0.1))
-        return rule.update_tensor(
-            sign * g, moments, sign * p, controls, corrections, residual, each
-        )
+        return rule.update_rows(sign * g, moments, sign * p, controls, corrections, residual, each)
 
     delta, moments = update(1.0)
     flipped, flipped_moments = update(-1.0)

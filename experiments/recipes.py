@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Meta-training recipes: what each shipped artifact is trained on, and how it is chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import cache, policies, splits
+from mnemosyne import MnemosyneConfig, features
+from mnemosyne.controller import MetaParams
+from mnemosyne.meta import train, unroll, validate
+from mnemosyne.meta.task import Task
+
+HORIZON = unroll.Horizon(shortest=100, longest=2000, truncation=50)
+MAX_LOG_SCALE = 3.4
+"""Weights are reparametrised by up to ``exp(3.4) = 30`` either way."""
+
+
+class Recipe(NamedTuple):
+    """One way to train the optimizer.
+
+    Attributes:
+      families: inner problems, by name.
+      make_check: builds the validation; called once, may take a while.
+      config: of the outer loop; the caller sets length, pairs and seed.
+      start: the first theta, from the run's configuration.
+    """
+
+    families: train.Families
+    make_check: Callable[[Path], Callable[[MetaParams], list[dict[str, Any]]]]
+    config: train.MetaTrainConfig
+    start: Callable[[train.MetaTrainConfig], MetaParams]
+
+
+def base(network: MnemosyneConfig, data_folder: Path | None) -> Recipe:
+    """Supervised: small classifiers, starting from Adam."""
+    tasks, held = splits.meta_train_tasks(data_folder), splits.validation_tasks(data_folder)
+    families = {
+        task.name: unroll.make_system(task, network, HORIZON, MAX_LOG_SCALE) for task in tasks
+    }
+
+    def make_check(folder: Path) -> Callable[[MetaParams], list[dict[str, Any]]]:
+        envelopes = validate.make_envelopes(held, _cache_for(held, folder / "envelopes"))
+        return validate.make_check(held, network, envelopes)
+
+    def start(config: train.MetaTrainConfig) -> MetaParams:
+        return train.init_theta(config, network)
+
+    return Recipe(families, make_check, train.MetaTrainConfig(), start)
+
+
+def rl(network: MnemosyneConfig, data_folder: Path | None) -> Recipe:
+    """Policies: PPO on cheap control tasks, starting from a cautious Adam.
+
+    Weights that were trained on classifiers take steps 60 times too large for a policy, and shifting
+    them down does not mend their direction; so policies start from the identity, at a third of its
+    step and with half a Nesterov weight (the best of six settings on inverted_pendulum).
+    """
+    del data_folder
+    problems = splits.meta_train_problems()
+    families = {problem.name: policies.make_system(problem, network) for problem in problems}
+    config = train.MetaTrainConfig(num_pairs=8, learning_rate=2e-3, sigma=0.02, frozen=())
+
+    def make_check(folder: Path) -> Callable[[MetaParams], list[dict[str, Any]]]:
+        del folder
+        return policies.make_check(problems, network)
+
+    def start(config: train.MetaTrainConfig) -> MetaParams:
+        theta = train.init_theta(config, network)
+        # The first time feature, t / (t + 3), is 1 after a few updates: it serves as a constant.
+        row = features.NUM_TOKEN_FEATURES + features.NUM_GLOBAL_FEATURES - 4
+        skip = theta["skip"].at[row, 0].add(-1.2).at[row, 1].add(0.5)
+        return theta | {"skip": skip}
+
+    return Recipe(families, make_check, config, start)
+
+
+RECIPES: dict[str, Callable[[MnemosyneConfig, Path | None], Recipe]] = {"base": base, "rl": rl}
+
+
+def _cache_for(tasks: list[Task], folder: Path) -> Callable[[str, Callable[[], Any]], Any]:
+    def stored(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        task = next(task for task in tasks if name.startswith(task.name))
+        arrays = dataclasses.asdict(task)
+        description = {"name": name, "data": cache.array_hash(arrays["inputs"], arrays["labels"])}
+        return cache.cached("adam9", description, compute, folder)
+
+    return stored
