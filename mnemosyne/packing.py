@@ -42,8 +42,8 @@ class Packing(NamedTuple):
     order: np.ndarray
 
 
-Blocks = list[Float[Array, "rows width"]]
-"""Tensors as matrices whose rows each belong to one token, float32."""
+Blocks = list[Float[Array, "_ _"]]
+"""Tensors as matrices of any sizes whose rows each belong to one token, float32."""
 
 
 def _rows_per_token(shape: Shape, tokens: int) -> int:
