@@ -55,9 +55,9 @@ def base(network: MnemosyneConfig, data_folder: Path | None) -> Recipe:
 def rl(network: MnemosyneConfig, data_folder: Path | None) -> Recipe:
     """Policies: PPO on cheap control tasks, starting from a cautious Adam.
 
-    Weights that were trained on classifiers take steps 60 times too large for a policy, and shifting
-    them down does not mend their direction; so policies start from the identity, at a third of its
-    step and with half a Nesterov weight (the best of six settings on inverted_pendulum).
+    Weights that were trained on classifiers take steps 60 times too large for a policy, and a
+    smaller step does not mend their direction; so policies start from the identity, at a third of
+    its step and with half a Nesterov weight (the best of six settings on inverted_pendulum).
     """
     del data_folder
     problems = splits.meta_train_problems()

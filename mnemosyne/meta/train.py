@@ -117,7 +117,8 @@ def init(families: Families, theta: MetaParams, config: MetaTrainConfig) -> Oute
       config: of the run.
     """
     key, _, key_pairs = jax.random.split(jax.random.key(config.seed), 3)
-    theta = jax.tree.map(jnp.asarray, theta)
+    # A copy: the outer step donates its state, and the caller goes on using theta.
+    theta = jax.tree.map(lambda x: jnp.array(x, copy=True), theta)
     pairs = tuple(
         _init_pairs(system, theta, key_family, config.num_pairs)
         for system, key_family in zip(
