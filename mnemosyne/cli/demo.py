@@ -24,7 +24,7 @@ class Demo:
     """Env steps for each of the two optimizers, at least one rollout."""
     seed: int = 0
     """Seed of both runs, at least 0."""
-    weights: str = "mnemosyne-base"
+    weights: str = "mnemosyne-rl"
     """Meta-parameters of Mnemosyne: a shipped name or a file."""
     logdir: Path | None = None
     """Folder for both runs, new or empty; default: runs/demo-<time>."""

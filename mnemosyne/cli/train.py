@@ -42,7 +42,7 @@ class Train:
     """mnemosyne, adam, sgd, ..., or module:function, a function that makes an optax optimizer."""
     learning_rate: float | None = None
     """Learning rate, above 0; for mnemosyne a factor around 1. Default: the optimizer's own."""
-    weights: str = "mnemosyne-base"
+    weights: str = "mnemosyne-rl"
     """Meta-parameters of mnemosyne: a shipped name or a file; `mnemosyne info` lists them."""
     num_timesteps: int = 1_000_000
     """Budget in env steps of one seed, at least one rollout; never exceeded."""

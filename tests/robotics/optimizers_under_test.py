@@ -7,7 +7,15 @@ from collections.abc import Callable
 
 import optax
 
+import mnemosyne
+
 Factory = Callable[[], optax.GradientTransformation]
 
-PPO_FACTORIES: dict[str, Factory] = {"adam": lambda: optax.adam(3e-3)}
-ES_FACTORIES: dict[str, Factory] = {"adam": lambda: optax.adam(3e-2)}
+PPO_FACTORIES: dict[str, Factory] = {
+    "adam": lambda: optax.adam(3e-3),
+    "mnemosyne": lambda: mnemosyne.mnemosyne("mnemosyne-rl"),
+}
+ES_FACTORIES: dict[str, Factory] = {
+    "adam": lambda: optax.adam(3e-2),
+    "mnemosyne": lambda: mnemosyne.mnemosyne("mnemosyne-rl"),
+}
