@@ -85,8 +85,9 @@ def make_optimizer(
         rate = config.learning_rate
         return optimizers.make_optimizer(config.optimizer, rate, num_updates, config.algo), None
     factor = 1.0 if config.learning_rate is None else config.learning_rate
-    made = mnemosyne.mnemosyne(config.weights, total_steps=num_updates, learning_rate=factor)
-    return made, mnemosyne.load(config.weights).tensor_sha256
+    weights = config.weights or ("mnemosyne-base" if config.algo == "es" else "mnemosyne-rl")
+    made = mnemosyne.mnemosyne(weights, total_steps=num_updates, learning_rate=factor)
+    return made, mnemosyne.load(weights).tensor_sha256
 
 
 def _check_name(name: str, valid: list[str]) -> None:

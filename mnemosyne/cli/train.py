@@ -42,8 +42,9 @@ class Train:
     """mnemosyne, adam, sgd, ..., or module:function, a function that makes an optax optimizer."""
     learning_rate: float | None = None
     """Learning rate, above 0; for mnemosyne a factor around 1. Default: the optimizer's own."""
-    weights: str = "mnemosyne-rl"
-    """Meta-parameters of mnemosyne: a shipped name or a file; `mnemosyne info` lists them."""
+    weights: str | None = None
+    """Meta-parameters of mnemosyne, a shipped name or a file; default: mnemosyne-rl for ppo,
+    mnemosyne-base for es, whose gradients are more like those it was trained on."""
     num_timesteps: int = 1_000_000
     """Budget in env steps of one seed, at least one rollout; never exceeded."""
     num_evaluations: int = 20

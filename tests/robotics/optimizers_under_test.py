@@ -17,5 +17,5 @@ PPO_FACTORIES: dict[str, Factory] = {
 }
 ES_FACTORIES: dict[str, Factory] = {
     "adam": lambda: optax.adam(3e-2),
-    "mnemosyne": lambda: mnemosyne.mnemosyne("mnemosyne-rl"),
+    "mnemosyne": mnemosyne.mnemosyne,
 }
