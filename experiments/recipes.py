@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from experiments import cache, policies, splits
 from mnemosyne import Artifact, MnemosyneConfig, features, save_artifact
 from mnemosyne.controller import MetaParams
 from mnemosyne.meta import train, unroll, validate
-from mnemosyne.meta.task import Task
+from mnemosyne.meta.tasks import MLPTask
 
 HORIZON = unroll.Horizon(shortest=100, longest=2000, truncation=50)
 MAX_LOG_SCALE = 3.4
@@ -76,7 +75,9 @@ def rl(network: MnemosyneConfig, data_folder: Path | None) -> Recipe:
         # The first time feature, t / (t + 3), is 1 after a few updates: it serves as a constant.
         row = features.NUM_TOKEN_FEATURES + features.NUM_GLOBAL_FEATURES - 4
         skip = theta["skip"].at[row, 0].add(-0.7).at[row, 1].add(0.25)
-        return theta | {"skip": skip}
+        # The third feature of progress is log(1.01 - progress) / 4.7: steps shrink linearly.
+        anneal = theta["extras_skip"]["progress"].at[2, 0].add(4.7)
+        return theta | {"skip": skip, "extras_skip": theta["extras_skip"] | {"progress": anneal}}
 
     return Recipe(families, make_check, config, start)
 
@@ -84,11 +85,10 @@ def rl(network: MnemosyneConfig, data_folder: Path | None) -> Recipe:
 RECIPES: dict[str, Callable[[MnemosyneConfig, Path | None], Recipe]] = {"base": base, "rl": rl}
 
 
-def _cache_for(tasks: list[Task], folder: Path) -> Callable[[str, Callable[[], Any]], Any]:
+def _cache_for(tasks: list[MLPTask], folder: Path) -> Callable[[str, Callable[[], Any]], Any]:
     def stored(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         task = next(task for task in tasks if name.startswith(task.name))
-        arrays = dataclasses.asdict(task)
-        description = {"name": name, "data": cache.array_hash(arrays["inputs"], arrays["labels"])}
+        description = {"name": name, "data": cache.array_hash(task.inputs, task.labels)}
         return cache.cached("adam9", description, compute, folder)
 
     return stored

@@ -72,6 +72,9 @@ def init(key: Key[Array, ""], config: MnemosyneConfig) -> MetaParams:
         "ffn": performer.feed_forward_init(keys["ffn"], dim, dim),
         "heads": jnp.zeros((dim, NUM_CONTROLS)),
         "skip": jnp.zeros((inputs, NUM_CONTROLS)),
+        "extras_skip": {
+            name: jnp.zeros((features.NUM_EXTRA_FEATURES, NUM_CONTROLS)) for name in features.EXTRAS
+        },
         "directions": orthogonal_directions(keys["omega"], directions, config.key_dim),
     }
     if config.cross_token:
@@ -171,7 +174,8 @@ def control(
     x = x + recalled
     x = x + performer.feed_forward(theta["ffn"], x)
     normed = performer.rms_norm(x)
-    out = normed @ theta["heads"] + token_inputs @ theta["skip"]
+    direct = sum(extras[name] @ theta["extras_skip"][name] for name in features.EXTRAS)
+    out = normed @ theta["heads"] + token_inputs @ theta["skip"] + direct
     hidden = normed @ theta["residual"]["hidden"] if config.residual else normed[:, :0]
     controls = Controls(
         log_step=MAX_LOG_STEP * jnp.tanh(out[:, 0] / MAX_LOG_STEP),
