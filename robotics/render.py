@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,12 @@ def render(
     fps = min(1.0 / (dt * skip), MAX_FPS)
     physics, observations = _play(env, act, key, num_steps, skip)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    video = _render_mujoco(env.env, physics, fps, stem)
-    if video is not None:
-        return video
+    if getattr(env.env, "model", None) is not None and hasattr(env.env, "qpos"):
+        try:
+            return _render_mujoco(env.env, physics, fps, stem)
+        except _CannotRender as reason:
+            # The reader of a stick figure has a right to know why it is one.
+            warnings.warn(f"the video is drawn by hand: {reason}", stacklevel=2)
     return _write_gif(_draw(env.env, physics, observations), fps, stem.with_suffix(".gif"))
 
 
@@ -97,12 +101,15 @@ def _play(
     return jax.device_get(physics), np.asarray(observations)
 
 
-def _render_mujoco(env: Any, physics: PyTree, fps: float, stem: Path) -> Path | None:
-    """A video by MuJoCo's own renderer, or ``None`` where that cannot work."""
-    if getattr(env, "model", None) is None or not hasattr(env, "qpos"):
-        return None
-    if importlib.util.find_spec("mujoco") is None or importlib.util.find_spec("imageio") is None:
-        return None
+class _CannotRender(RuntimeError):
+    """Why MuJoCo's own renderer cannot be used here."""
+
+
+def _render_mujoco(env: Any, physics: PyTree, fps: float, stem: Path) -> Path:
+    """A video by MuJoCo's own renderer; raises :class:`_CannotRender` where that cannot work."""
+    for package in ("mujoco", "imageio"):
+        if importlib.util.find_spec(package) is None:
+            raise _CannotRender(f"the package {package!r} is missing")
     mujoco: Any = importlib.import_module("mujoco")
     ending = ".mp4" if importlib.util.find_spec("imageio_ffmpeg") else ".gif"
     environment = {"MUJOCO_GL": "egl"} | dict(os.environ)  # a user's own choice wins
@@ -122,13 +129,15 @@ def _render_mujoco(env: Any, physics: PyTree, fps: float, stem: Path) -> Path | 
                 env=environment,
                 cwd=folder,
                 capture_output=True,
+                text=True,
                 timeout=_TIMEOUT_S,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return None
+            raise _CannotRender(f"MuJoCo took longer than {_TIMEOUT_S} s") from None
         if done.returncode != 0 or not os.path.exists(video) or not os.path.getsize(video):
-            return None
+            said = done.stderr.strip().splitlines() or ["it wrote no frames"]
+            raise _CannotRender(f"MuJoCo cannot draw ({said[-1]})")
         os.replace(video, stem.with_suffix(ending))
     return stem.with_suffix(ending)
 

@@ -85,11 +85,11 @@ def distinct(frames: np.ndarray) -> int:
 
 
 def test_mujoco_draws_a_moving_body(slider, tmp_path):
-    video = render_module._render_mujoco(
-        slider.env, np.linspace(0, 1, 12)[:, None], 20.0, tmp_path / "v"
-    )
-    if video is None:
-        pytest.skip("MuJoCo cannot draw on this machine")
+    positions = np.linspace(0, 1, 12)[:, None]
+    try:
+        video = render_module._render_mujoco(slider.env, positions, 20.0, tmp_path / "v")
+    except render_module._CannotRender as reason:
+        pytest.skip(str(reason))
     frames = frames_of(video)
     assert len(frames) == 12
     assert distinct(frames) > 6
@@ -98,7 +98,8 @@ def test_mujoco_draws_a_moving_body(slider, tmp_path):
 
 def test_without_opengl_the_body_is_drawn_by_hand(slider, tmp_path, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "off")  # a user's choice, which is respected
-    path = render(slider, push, jax.random.key(0), tmp_path / "v", seconds=1.0)
+    with pytest.warns(UserWarning, match="drawn by hand: MuJoCo cannot draw"):
+        path = render(slider, push, jax.random.key(0), tmp_path / "v", seconds=1.0)
     assert path == tmp_path / "v.gif"
     frames = frames_of(path)
     assert len(frames) == 20 and distinct(frames) > 10
