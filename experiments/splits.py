@@ -6,11 +6,17 @@ M trains, V chooses the best theta, H judges once. Nothing is ever selected, tun
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from experiments import data, policies
+from experiments.tasks import BenchmarkTask, Builder, functions, quadratics
+from mnemosyne.meta.task import Task
 from mnemosyne.meta.tasks import MLPTask, teacher_data
 
 META_TRAIN_ENVS = (
@@ -30,8 +36,18 @@ HOLD_OUT_ENVS = (
     "gym:Walker2d-v5",
     "gym:Ant-v5",
 )
-HOLD_OUT_DATA = ("cifar10", "shakespeare", "quadratic", "rosenbrock")
+HOLD_OUT_DATA = (
+    "cifar10",
+    "shakespeare",
+    "quadratic",
+    "rosenbrock",
+    "ackley",
+    "levy",
+    "rastrigin",
+)
 """Substrings that no name of a meta-training or validation task may contain."""
+HOLD_OUT = quadratics.HOLD_OUT | functions.HOLD_OUT
+"""H: builders by name."""
 
 
 def mlp(images: data.Images, hidden: tuple[int, ...], activation: str, batch: int = 64) -> MLPTask:
@@ -68,6 +84,47 @@ def validation_tasks(folder: Path | None) -> list[MLPTask]:
     """V: the 64-32-10 network and a deeper one, on rows that meta-training never reads."""
     images = data.digits(1400) if folder is None else data.mnist(folder, 8, 40_000, 60_000)
     return [mlp(images, (32,), "relu"), mlp(images, (64, 64, 64), "relu")]
+
+
+def validation_benchmarks(folder: Path | None) -> list[BenchmarkTask]:
+    """V with the length of its runs."""
+    return [BenchmarkTask(task, 1000, "validation") for task in validation_tasks(folder)]
+
+
+def hold_out_tasks(
+    folder: Path | None, names: Sequence[str] = tuple(HOLD_OUT)
+) -> list[BenchmarkTask]:
+    """H, or the tasks of H that are named.
+
+    Args:
+      folder: holds ``cifar10_small.npz`` and ``shakespeare.txt``; quadratics and functions need
+        none.
+      names: keys of :data:`HOLD_OUT`.
+
+    Raises:
+      ValueError: if a name is not in H, or a task's file is missing.
+    """
+    return [_builder(name)(folder) for name in names]
+
+
+def _builder(name: str) -> Builder:
+    if name in HOLD_OUT:
+        return HOLD_OUT[name]
+    nearest = difflib.get_close_matches(name, HOLD_OUT, 1, 0.0)[0]
+    raise ValueError(f"no hold-out task {name!r}; the nearest is {nearest!r}.")
+
+
+def stress_tasks(folder: Path | None) -> list[BenchmarkTask]:
+    """Conditions outside the H aggregate."""
+    long = [_builder(name)(folder) for name in ("rosenbrock-100", "quadratic-100")]
+    return [
+        BenchmarkTask(_renamed(b.task, f"{b.name}/10x"), 10 * b.steps, "stress", b.floor)
+        for b in long
+    ]
+
+
+def _renamed(task: Any, name: str) -> Task:
+    return dataclasses.replace(task, name=name)
 
 
 def meta_train_problems() -> list[policies.PolicyProblem]:
