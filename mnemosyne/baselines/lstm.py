@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The coordinate-wise LSTM optimizer, "Learning to learn by gradient descent by gradient descent".
+
+Every coordinate runs the same LSTM with a state of its own, 80 floats with the published sizes:
+
+    x <- preprocess(g);  h1 <- LSTM1(x);  h2 <- LSTM2(h1);  update = 0.01 (w . h2 + b)
+
+Andrychowicz et al. 2016, arXiv 1606.04474; the two published preprocessings differ for small
+gradients and are both here. ``features`` is ours: to log and sign it adds what the recurrent state
+forgets, ratios of slow moments and the age of the run.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from mnemosyne import features
+from mnemosyne.baselines import recurrent
+from mnemosyne.learned import LearnedOptimizer
+
+Preprocessing = Literal["paper", "code", "features", "raw"]
+"""``paper``: two channels, p = 10; ``code``: two channels, k = 5; ``raw``: the gradient itself."""
+
+UNITS = (20, 20)
+OUTPUT_SCALE = 0.01
+
+MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
+SECOND_DECAYS = (0.99, 0.999)
+AGES = (3.0, 30.0, 300.0, 3000.0)
+NUM_CHANNELS: dict[str, int] = {"paper": 2, "code": 2, "features": 11, "raw": 1}
+
+
+class ScaleByLstmState(NamedTuple):
+    """State of the LSTM optimizer; coordinates of all tensors in one row.
+
+    Attributes:
+      count: updates so far, int32.
+      hidden: outputs of every layer.
+      memory: cell states of every layer.
+      mu: first moments; no rows unless the preprocessing is ``features``.
+      nu: second moments, likewise.
+    """
+
+    count: Int[Array, ""]
+    hidden: tuple[Float[Array, "units n"], ...]
+    memory: tuple[Float[Array, "units n"], ...]
+    mu: Float[Array, "decays n"]
+    nu: Float[Array, "second_decays n"]
+
+
+def init(
+    key: Key[Array, ""], preprocessing: Preprocessing = "paper", units: tuple[int, ...] = UNITS
+) -> dict[str, Any]:
+    """Untrained meta-parameters: 5141 of them with two channels, 5061 with one.
+
+    Args:
+      key: typed PRNG key.
+      preprocessing: decides the number of input channels.
+      units: of each layer; ``()`` is a linear optimizer.
+    """
+    sizes = (NUM_CHANNELS[_known(preprocessing)], *units)
+    keys = jax.random.split(key, len(units) + 1)
+    theta: dict[str, Any] = {
+        f"layer{index}": recurrent.init_cell(keys[index], sizes[index], size)
+        for index, size in enumerate(units)
+    }
+    theta["out"] = {"w": recurrent.truncated_linear(keys[-1], sizes[-1], 1), "b": jnp.zeros(1)}
+    return theta
+
+
+def scale_by_lstm(
+    theta: dict[str, Any],
+    preprocessing: Preprocessing = "paper",
+    output_scale: float = OUTPUT_SCALE,
+) -> optax.GradientTransformationExtraArgs:
+    """The complete update of the LSTM optimizer; neither parameters nor extras are read.
+
+    Args:
+      theta: from :func:`init` with the same preprocessing.
+      preprocessing: see :data:`Preprocessing`.
+      output_scale: the paper's 0.01; it takes 1 with raw gradients of the quadratics.
+
+    Raises:
+      ValueError: for an unknown preprocessing.
+    """
+    slow = _known(preprocessing) == "features"
+    theta = jax.tree.map(jnp.asarray, theta)
+    layers = [theta[f"layer{index}"] for index in range(len(theta) - 1)]
+
+    def init_state(params: optax.Params) -> ScaleByLstmState:
+        n = sum(leaf.size for leaf in jax.tree.leaves(params))
+        # Separate arrays: one buffer in two places cannot be donated.
+        hidden, memory = (
+            tuple(jnp.zeros((layer["b"].size // 4, n), jnp.float32) for layer in layers)
+            for _ in range(2)
+        )
+        mu = jnp.zeros((len(MOMENTUM_DECAYS) if slow else 0, n), jnp.float32)
+        nu = jnp.zeros((len(SECOND_DECAYS) if slow else 0, n), jnp.float32)
+        return ScaleByLstmState(jnp.zeros((), jnp.int32), hidden, memory, mu, nu)
+
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, ScaleByLstmState]:
+        del extra_args
+        gradients, treedef = jax.tree.flatten(updates)
+        if not gradients:
+            return updates, state
+        g = jnp.concatenate([leaf.reshape(-1).astype(jnp.float32) for leaf in gradients])
+        count = jnp.asarray(optax.safe_increment(state.count))
+        if slow:
+            state = state._replace(
+                mu=_moving(state.mu, g, MOMENTUM_DECAYS),
+                nu=_moving(state.nu, jnp.square(g), SECOND_DECAYS),
+            )
+        x = preprocess(g, preprocessing, state._replace(count=count))
+        hidden, memory = [], []
+        for layer, h, c in zip(layers, state.hidden, state.memory, strict=True):
+            x, c = recurrent.cell(layer, x, h, c)
+            hidden.append(x)
+            memory.append(c)
+        steps = output_scale * (theta["out"]["w"][:, 0] @ x + theta["out"]["b"])
+        like = gradients if params is None else treedef.flatten_up_to(params)
+        deltas = treedef.unflatten(_split(steps, gradients, like))
+        return deltas, ScaleByLstmState(count, tuple(hidden), tuple(memory), state.mu, state.nu)
+
+    return optax.GradientTransformationExtraArgs(init_state, update)
+
+
+def lstm_rule(preprocessing: Preprocessing = "paper") -> LearnedOptimizer:
+    """The LSTM optimizer for meta-training and benchmarks."""
+    return LearnedOptimizer(
+        "lstm" if _known(preprocessing) == "paper" else f"lstm-{preprocessing}",
+        functools.partial(init, preprocessing=preprocessing),
+        functools.partial(scale_by_lstm, preprocessing=preprocessing),
+    )
+
+
+def _known(preprocessing: str) -> str:
+    if preprocessing not in NUM_CHANNELS:
+        names = ", ".join(get_args(Preprocessing))
+        raise ValueError(f"preprocessing must be one of {names}, got {preprocessing!r}.")
+    return preprocessing
+
+
+def _split(
+    steps: Float[Array, " n"], gradients: list[Array], like: list[Array]
+) -> list[Float[Array, "..."]]:
+    """The row of all coordinates as tensors again."""
+    parts, start = [], 0
+    for g, p in zip(gradients, like, strict=True):
+        parts.append(steps[start : start + g.size].reshape(g.shape).astype(p.dtype))
+        start += g.size
+    return parts
+
+
+def _moving(
+    average: Float[Array, "decays n"], x: Float[Array, " n"], decays: tuple[float, ...]
+) -> Float[Array, "decays n"]:
+    decay = jnp.asarray(decays, jnp.float32)[:, None]
+    return decay * average + (1.0 - decay) * x
+
+
+def preprocess(
+    g: Float[Array, " n"], preprocessing: Preprocessing, state: ScaleByLstmState
+) -> Float[Array, "channels n"]:
+    """The inputs of the first layer.
+
+    Args:
+      g: gradient, any scale.
+      preprocessing: see :data:`Preprocessing`.
+      state: ``features`` reads its count and moments, this gradient included.
+    """
+    if preprocessing == "raw":
+        return g[None]
+    if preprocessing == "code":
+        return _clipped_log_and_sign(g)
+    channels = features.log_and_sign(g).T
+    if preprocessing == "paper":
+        return channels
+    return jnp.concatenate([channels, _slow_features(g, state)])
+
+
+def _clipped_log_and_sign(g: Float[Array, " n"], k: float = 5.0) -> Float[Array, "2 n"]:
+    """The preprocessing of the paper's public code."""
+    eps = jnp.finfo(jnp.float32).eps
+    logarithm = jnp.maximum(jnp.log(jnp.abs(g) + eps) / k, -1.0)
+    return jnp.stack([logarithm, jnp.clip(g * math.exp(k), -1.0, 1.0)])
+
+
+def _slow_features(g: Float[Array, " n"], state: ScaleByLstmState) -> Float[Array, "9 n"]:
+    """What an LSTM cannot hold for hundreds of steps: moment ratios and the age, all bounded."""
+    t = state.count.astype(jnp.float32)
+    mu, nu = (
+        average / (1.0 - jnp.asarray(decays, jnp.float32) ** t)[:, None]
+        for average, decays in ((state.mu, MOMENTUM_DECAYS), (state.nu, SECOND_DECAYS))
+    )
+    fast, slow = nu
+    known = slow > 0
+    inverse = jnp.where(known, jax.lax.rsqrt(jnp.where(known, slow, 1.0)), 0.0)
+    ratios = jnp.concatenate([g[None], mu]) * inverse
+    trend = jnp.log(jnp.where(known, fast, 1.0) / jnp.where(known, slow, 1.0) + 1e-8)
+    age = jnp.broadcast_to((t / (t + jnp.asarray(AGES)))[:, None], (len(AGES), g.size))
+    bounded = ratios / (1.0 + jnp.abs(ratios))
+    return jnp.concatenate([bounded, jnp.clip(trend / 4.0, -1.0, 1.0)[None], age])
