@@ -6,18 +6,37 @@ M trains, V chooses the best theta, H judges once. Nothing is ever selected, tun
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from experiments import data, policies
-from experiments.tasks import BenchmarkTask, Builder, functions, quadratics
+from experiments.tasks import (
+    BenchmarkTask,
+    Builder,
+    autoencoder,
+    content_hash,
+    conv,
+    functions,
+    mlp_variants,
+    quadratics,
+    rnn_lm,
+    stress,
+    transformer_lm,
+    validation,
+    vit,
+)
 from mnemosyne.meta.task import Task
-from mnemosyne.meta.tasks import MLPTask, teacher_data
+from mnemosyne.meta.tasks import (
+    MLP,
+    ClassifyTask,
+    MLPTask,
+    RegressTask,
+    teacher_data,
+    teacher_targets,
+)
 
 META_TRAIN_ENVS = (
     "control:*",
@@ -46,7 +65,16 @@ HOLD_OUT_DATA = (
     "rastrigin",
 )
 """Substrings that no name of a meta-training or validation task may contain."""
-HOLD_OUT = quadratics.HOLD_OUT | functions.HOLD_OUT
+HOLD_OUT: dict[str, Builder] = (
+    mlp_variants.HOLD_OUT
+    | conv.HOLD_OUT
+    | vit.HOLD_OUT
+    | autoencoder.HOLD_OUT
+    | rnn_lm.HOLD_OUT
+    | transformer_lm.HOLD_OUT
+    | quadratics.HOLD_OUT
+    | functions.HOLD_OUT
+)
 """H: builders by name."""
 
 
@@ -62,33 +90,66 @@ def _teacher(seed: int, inputs: int, classes: int) -> data.Images:
     return data.Images(f"teacher{seed}", *arrays)
 
 
-def meta_train_tasks(folder: Path | None) -> list[MLPTask]:
+def _regression(seed: int, hidden: tuple[int, ...], activation: str, batch: int) -> RegressTask:
+    """An MLP that imitates a teacher's noisy outputs, by squared error."""
+    inputs, targets = teacher_targets(jax.random.key(seed))
+    model = MLP((inputs.shape[1], *hidden, targets.shape[1]), activation)
+    widths = "-".join(str(width) for width in model.widths)
+    name = f"mlp-{widths}-{activation}-b{batch}-mse/teacher{seed}"
+    return RegressTask(name, inputs, targets, model, batch)
+
+
+def meta_train_tasks(folder: Path | None, extended: bool = False) -> list[Task]:
     """M: small MLPs on the bundled digits and synthetic teachers, and on MNIST where it is given.
 
     Args:
       folder: holds ``mnist.npz``; ``None`` means digits and teachers alone.
+      extended: five more families after the first four: a wide layer with large batches, a tiny
+        one, three layers, batches of 8, regression.
     """
     if folder is None:
         small, medium = data.digits(0, 1400), data.digits(0, 1400)
     else:
         small, medium = data.mnist(folder, 8), data.mnist(folder, 14)
-    return [
+    first: list[Task] = [
         mlp(small, (32,), "relu"),
         mlp(medium, (64, 32), "gelu"),
         mlp(small, (16, 16, 16), "tanh", 32),
         mlp(_teacher(1, 32, 5), (32,), "sigmoid", 16),
     ]
+    if not extended:
+        return first
+    return [
+        *first,
+        mlp(small, (128,), "relu", 128),
+        mlp(small, (8,), "tanh", 32),
+        mlp(medium, (32, 32, 32), "relu", 16),
+        mlp(_teacher(2, 16, 10), (64,), "gelu", 8),
+        _regression(3, (32, 32), "tanh", 32),
+    ]
 
 
 def validation_tasks(folder: Path | None) -> list[MLPTask]:
     """V: the 64-32-10 network and a deeper one, on rows that meta-training never reads."""
-    images = data.digits(1400) if folder is None else data.mnist(folder, 8, 40_000, 60_000)
+    images = _validation_images(folder)
     return [mlp(images, (32,), "relu"), mlp(images, (64, 64, 64), "relu")]
 
 
+def _validation_images(folder: Path | None) -> data.Images:
+    return data.digits(1400) if folder is None else data.mnist(folder, 8, 40_000, 60_000)
+
+
 def validation_benchmarks(folder: Path | None) -> list[BenchmarkTask]:
-    """V with the length of its runs."""
-    return [BenchmarkTask(task, 1000, "validation") for task in validation_tasks(folder)]
+    """V with the length of its runs: :func:`validation_tasks`, a residual MLP and an MLP-mixer."""
+    images = _validation_images(folder)
+    models = {"residual": validation.ResidualMLP(), "mixer": validation.Mixer()}
+    others = [
+        ClassifyTask(f"{name}/{images.name}", *images[1:], model, 32)
+        for name, model in models.items()
+    ]
+    return [
+        BenchmarkTask(task, 1000, "validation") for task in [*validation_tasks(folder), *others]
+    ]
 
 
 def hold_out_tasks(
@@ -104,27 +165,26 @@ def hold_out_tasks(
     Raises:
       ValueError: if a name is not in H, or a task's file is missing.
     """
-    return [_builder(name)(folder) for name in names]
+    return [_builder(name, HOLD_OUT)(folder) for name in names]
 
 
-def _builder(name: str) -> Builder:
-    if name in HOLD_OUT:
-        return HOLD_OUT[name]
-    nearest = difflib.get_close_matches(name, HOLD_OUT, 1, 0.0)[0]
-    raise ValueError(f"no hold-out task {name!r}; the nearest is {nearest!r}.")
+def stress_tasks(
+    folder: Path | None, names: Sequence[str] = tuple(stress.STRESS)
+) -> list[BenchmarkTask]:
+    """Conditions outside the H aggregate, all or those named; see :func:`hold_out_tasks`."""
+    return [_builder(name, stress.STRESS)(folder) for name in names]
 
 
-def stress_tasks(folder: Path | None) -> list[BenchmarkTask]:
-    """Conditions outside the H aggregate."""
-    long = [_builder(name)(folder) for name in ("rosenbrock-100", "quadratic-100")]
-    return [
-        BenchmarkTask(_renamed(b.task, f"{b.name}/10x"), 10 * b.steps, "stress", b.floor)
-        for b in long
-    ]
+def _builder(name: str, known: dict[str, Builder]) -> Builder:
+    if name in known:
+        return known[name]
+    nearest = difflib.get_close_matches(name, known, 1, 0.0)[0]
+    raise ValueError(f"no benchmark task {name!r}; the nearest is {nearest!r}.")
 
 
-def _renamed(task: Any, name: str) -> Task:
-    return dataclasses.replace(task, name=name)
+def record(tasks: Iterable[Task]) -> dict[str, str]:
+    """Content hashes by name, for the header of what was trained on these tasks."""
+    return {task.name: content_hash(task) for task in tasks}
 
 
 def meta_train_problems() -> list[policies.PolicyProblem]:

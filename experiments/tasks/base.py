@@ -86,5 +86,6 @@ def source_hash(definition: Any) -> str:
 
 def _is_text(node: ast.stmt) -> bool:
     """Whether a statement is a bare string: a docstring of whatever it follows."""
-    is_constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    return is_constant and isinstance(node.value.value, str)
+    if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Constant):
+        return False
+    return isinstance(node.value.value, str)

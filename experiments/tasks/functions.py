@@ -52,11 +52,13 @@ def rastrigin(x: Point) -> Float[Array, ""]:
     return jnp.mean(x**2 + 10.0 * (1.0 - jnp.cos(2.0 * math.pi * x)))
 
 
-MINIMISER = {rosenbrock: 1.0, ackley: 0.0, levy: 1.0, rastrigin: 0.0}
+Function = Callable[[Point], Float[Array, ""]]
+
+MINIMISER: dict[Function, float] = {rosenbrock: 1.0, ackley: 0.0, levy: 1.0, rastrigin: 0.0}
 """Every coordinate of the point where the function is 0."""
-RADIUS = {rosenbrock: 2.0, ackley: 10.0, levy: 10.0, rastrigin: 4.0}
+RADIUS: dict[Function, float] = {rosenbrock: 2.0, ackley: 10.0, levy: 10.0, rastrigin: 4.0}
 """Starts are uniform in the cube of this half-width around 0."""
-TYPICAL = {rosenbrock: 455.0, ackley: 17.0, levy: 14.0, rastrigin: 15.0}
+TYPICAL: dict[Function, float] = {rosenbrock: 455.0, ackley: 17.0, levy: 14.0, rastrigin: 15.0}
 """About the mean value at a start."""
 
 
@@ -71,7 +73,7 @@ class FunctionTask:
     """
 
     name: str
-    function: Callable[[Point], Float[Array, ""]]
+    function: Function
     shift: Float[np.ndarray, " dim"]
 
     def init(self, key: Key[Array, ""]) -> Point:
@@ -95,9 +97,7 @@ class FunctionTask:
         return normalize(loss, TYPICAL[self.function])
 
 
-def _build(
-    function: Callable[[Point], Float[Array, ""]], dim: int, steps: int, folder: Path | None
-) -> BenchmarkTask:
+def _build(function: Function, dim: int, steps: int, folder: Path | None) -> BenchmarkTask:
     del folder
     shift = np.random.default_rng(dim).uniform(-1.0, 1.0, dim).astype(np.float32)
     name = f"{function.__name__}-{dim}"
