@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PES on influence balancing (Vicol et al. 2021), where truncated gradients point the wrong way."""
+"""Estimators on problems whose gradients are known.
 
-from typing import NamedTuple
+The main one is influence balancing (Vicol et al. 2021), where gradients of short truncations point
+the wrong way: the optimum is at -1/6, and one step alone says "go up".
+"""
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +13,13 @@ import numpy as np
 import pytest
 
 from mnemosyne.meta import estimators
+from tests.mnemosyne.analysis import toy
 
 DIM = 23
 SIGN = jnp.concatenate([jnp.ones(10), -jnp.ones(13)])
+SIGMA = 0.1
+EXACT = {10: 192.5, 50: 2408.004, 100: 3571.631}
+"""The gradient of the summed loss at theta = 0.5."""
 
 
 class Balance(NamedTuple):
@@ -25,34 +33,72 @@ def _advance_once(theta: jax.Array, s: jax.Array) -> jax.Array:
     return 0.5 * s + 0.5 * jnp.append(s[1:], 0.0) + theta * SIGN
 
 
-def _system(horizon: int) -> estimators.System:
+def _system(horizon: int = 10**6, truncation: int = 1) -> estimators.System:
+    """Influence balancing; the loss is that of the last step of a truncation."""
+
     def reset(theta: jax.Array, key: jax.Array, fraction: jax.Array | float) -> Balance:
         del theta, key, fraction
         return Balance(jnp.ones(DIM), jnp.zeros((), jnp.int32))
 
     def advance(theta: jax.Array, state: Balance) -> tuple[Balance, jax.Array]:
-        s = _advance_once(theta, state.s)
+        s, _ = jax.lax.scan(
+            lambda s, _: (_advance_once(theta, s), None), state.s, None, length=truncation
+        )
         return Balance(s, state.step + 1), 0.5 * jnp.square(s[0] - 1.0)
 
     return estimators.System(reset, advance, lambda state: state.step >= horizon)
 
 
-SIGMA = 0.1
-FOREVER = _system(10**6)
+def _init(
+    estimator: estimators.Estimator, system: estimators.System, theta: Any, workers: int
+) -> Any:
+    keys = jax.random.split(jax.random.key(0), workers)
+    return jax.vmap(lambda k: estimator.init(system, theta, k, 1.0))(keys)
 
 
-def _init(system: estimators.System, theta: jax.Array, pairs: int) -> estimators.PESState:
-    keys = jax.random.split(jax.random.key(0), pairs)
-    return jax.vmap(lambda k: estimators.pes_init(system, theta, k))(keys)
+def _descend(
+    name: estimators.EstimatorName, workers: int, truncation: int = 1, steps: int = 3000
+) -> np.ndarray:
+    """Theta after each step of SGD on influence balancing, from 0.5."""
+    estimator, system = estimators.make_estimator(name, SIGMA), _system(truncation=truncation)
+
+    def step(carry: tuple[jax.Array, Any], key: jax.Array) -> tuple[tuple, jax.Array]:
+        theta, states = carry
+        keys = jax.random.split(key, workers)
+        states, gradient, _ = estimators.estimate(
+            estimator, system, theta, jnp.ones(()), states, keys
+        )
+        theta = theta - 1e-4 * gradient
+        return (theta, states), theta
+
+    @jax.jit
+    def run(theta: jax.Array, keys: jax.Array) -> jax.Array:
+        states = _init(estimator, system, theta, workers)
+        return jax.lax.scan(step, (theta, states), keys)[1]
+
+    return np.asarray(run(jnp.asarray(0.5), jax.random.split(jax.random.key(2), steps)))
 
 
-def _step(
-    system: estimators.System, theta: jax.Array, state: estimators.PESState, key: jax.Array
-) -> tuple[estimators.PESState, jax.Array]:
-    pairs, mask = state.accumulated.shape[0], jnp.ones(())
-    return jax.vmap(lambda s, k: estimators.pes_advance(system, theta, mask, SIGMA, s, k))(
-        state, jax.random.split(key, pairs)
-    )
+def _contributions(
+    name: estimators.EstimatorName, steps: int, pairs: int = 20_000, horizon: int = 10**6
+) -> np.ndarray:
+    """Estimates ``[steps, pairs]`` of each worker alone, with theta frozen at 0.5."""
+    estimator, system = estimators.make_estimator(name, SIGMA), _system(horizon)
+    theta = jnp.asarray(0.5)
+
+    def step(states: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+        keys = jax.random.split(key, pairs)
+        states, contributions = jax.vmap(
+            lambda s, k: estimator.advance(system, theta, jnp.ones(()), s, k)
+        )(states, keys)
+        alone = jax.tree.map(lambda x: x[:, None], contributions)
+        return states, jax.vmap(estimator.gradient)(alone)
+
+    @jax.jit
+    def run(keys: jax.Array) -> jax.Array:
+        return jax.lax.scan(step, _init(estimator, system, theta, pairs), keys)[1]
+
+    return np.asarray(run(jax.random.split(jax.random.key(1), steps)))
 
 
 def test_exact_gradients_of_the_test_problem() -> None:
@@ -65,69 +111,124 @@ def test_exact_gradients_of_the_test_problem() -> None:
         return jnp.cumsum(jax.lax.scan(step, jnp.ones(DIM), None, length=100)[1])
 
     gradients = jax.jit(jax.jacfwd(totals))(0.5)
-    for steps, expected in {10: 192.5, 50: 2408.004, 100: 3571.631}.items():
+    for steps, expected in EXACT.items():
         np.testing.assert_allclose(gradients[steps - 1], expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("horizon", "expected"), [(10, 192.5), (50, 2408.004)])
-def test_pes_frozen_theta_is_unbiased(horizon: int, expected: float) -> None:
-    theta, pairs = jnp.asarray(0.5), 20_000
-
-    def step(state: estimators.PESState, key: jax.Array) -> tuple[estimators.PESState, jax.Array]:
-        state, losses = _step(FOREVER, theta, state, key)
-        difference = losses[:, 0] - losses[:, 1]
-        return state, state.accumulated * difference / (2 * SIGMA**2)
-
-    @jax.jit
-    def run(keys: jax.Array) -> jax.Array:
-        return jnp.sum(jax.lax.scan(step, _init(FOREVER, theta, pairs), keys)[1], axis=0)
-
-    totals = np.asarray(run(jax.random.split(jax.random.key(1), horizon)))
-    error = totals.std() / np.sqrt(pairs)
-    assert abs(totals.mean() - expected) < 4 * error
-    assert error < 0.02 * expected
+@pytest.mark.parametrize("name", ["pes", "es-single"])
+def test_persistent_estimators_are_unbiased_with_the_known_spread(
+    name: estimators.EstimatorName,
+) -> None:
+    totals = np.cumsum(_contributions(name, 100), axis=0)
+    # Standard errors of the means of 20,000 pairs; ES-Single has (P + 1) |gradient|^2, P = 1.
+    errors = {"pes": (1.7, 21.0, 44.0), "es-single": (1.9, 24.0, 35.7)}[name]
+    for (steps, expected), error in zip(EXACT.items(), errors, strict=True):
+        measured = totals[steps - 1]
+        np.testing.assert_allclose(measured.std() / np.sqrt(20_000), error, rtol=0.06)
+        assert abs(measured.mean() - expected) < 4 * error
 
 
-def test_pes_influence_balancing_converges_to_minus_a_sixth() -> None:
-    def step(carry: tuple, key: jax.Array) -> tuple:
-        theta, state = carry
-        state, losses = _step(FOREVER, theta, state, key)
-        gradient = estimators.pes_gradient(state.accumulated, losses, SIGMA)
-        return (theta - 1e-4 * gradient, state), None
+@pytest.mark.parametrize("horizon", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_full_es_is_unbiased(horizon: int) -> None:
+    # Two calls, so that the second one has to start anew; losses are means over the problem.
+    estimates = horizon * _contributions("full-es", 2, 4000, horizon)
+    error = estimates.std() / np.sqrt(estimates.size)
+    assert error < 0.03 * EXACT[horizon]
+    assert abs(estimates.mean() - EXACT[horizon]) < 4 * error
+
+
+def test_truncated_es_estimates_what_truncated_bptt_computes() -> None:
+    backward = _contributions("bptt", 50, pairs=2)
+    np.testing.assert_array_equal(backward[:, 0], backward[:, 1])
+    exact = backward[:, 0].sum()
+    assert 0 < exact < 0.1 * EXACT[50]
+    totals = _contributions("truncated-es", 50, 4000).sum(axis=0)
+    error = totals.std() / np.sqrt(len(totals))
+    assert error < 0.05 * abs(exact)
+    assert abs(totals.mean() - exact) < 4 * error
+
+
+@pytest.mark.parametrize(
+    ("name", "workers", "truncation", "expected", "tolerance"),
+    [
+        ("bptt", 1, 1, 3.26, 5e-3),
+        ("bptt", 1, 100, -1 / 6, 1e-3),
+        ("truncated-es", 1000, 1, 3.26, 0.02),
+        ("pes", 1000, 1, -1 / 6, 2e-3),
+        pytest.param("pes", 100, 1, -1 / 6, 2e-2, marks=pytest.mark.slow),
+        ("es-single", 1000, 1, -1 / 6, 2e-3),
+    ],
+)
+def test_influence_balancing_ends_where_the_bias_of_the_estimator_leads(
+    name: estimators.EstimatorName, workers: int, truncation: int, expected: float, tolerance: float
+) -> None:
+    theta = _descend(name, workers, truncation)
+    np.testing.assert_allclose(theta[-1], expected, atol=tolerance)
+
+
+def test_influence_balancing_bptt_of_ten_steps_diverges() -> None:
+    theta = _descend("bptt", 1, 10)
+    assert 2530 <= np.argmax(theta > 1e6) + 1 <= 2532
+
+
+@pytest.mark.slow
+def test_influence_balancing_few_pairs_hurt_pes_and_slow_es_single() -> None:
+    pes = _descend("pes", 10)
+    assert not np.all(np.abs(pes) < 1e3)
+    single = _descend("es-single", 4)
+    # The problem never resets, so the one draw a pair decides the rate; it cannot blow up.
+    assert np.max(np.abs(single)) <= 0.5
+    assert -0.17 < single[-1] < 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "sigma", "low", "high"),
+    [
+        ("bptt", 0.3, 2400.0, 2440.0),
+        ("truncated-es", 1.0, 1000.0, 2000.0),
+        ("pes", 0.3, 545.0, 590.0),
+        ("es-single", 0.3, 545.0, 590.0),
+    ],
+)
+def test_learning_rate_toy_only_persistent_estimators_arrive(
+    name: estimators.EstimatorName, sigma: float, low: float, high: float
+) -> None:
+    losses = _tune_rates(name, sigma, steps=20_000, workers=100)
+    assert low < losses[-1] < high
+
+
+def _tune_rates(
+    name: estimators.EstimatorName, sigma: float, steps: int, workers: int
+) -> np.ndarray:
+    """Meta-losses at thirty points of a run of Adam on the learning-rate toy."""
+    estimator, system = estimators.make_estimator(name, sigma), toy.system(10)
+
+    def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
+        theta, moments, count, states = carry
+        keys, mask = jax.random.split(key, workers), jnp.ones(2)
+        states, gradient, _ = estimators.estimate(estimator, system, theta, mask, states, keys)
+        first = 0.99 * moments[0] + 0.01 * gradient
+        second = 0.999 * moments[1] + 0.001 * jnp.square(gradient)
+        count = count + 1
+        rate = 1e-2 * jnp.sqrt(1 - 0.999**count) / (1 - 0.99**count)
+        theta = theta - rate * first / (jnp.sqrt(second) + 1e-8)
+        return (theta, (first, second), count, states), None
+
+    def piece(carry: Any, keys: jax.Array) -> tuple[Any, jax.Array]:
+        carry, _ = jax.lax.scan(step, carry, keys)
+        return carry, toy.meta_loss(carry[0])
 
     @jax.jit
     def run(theta: jax.Array, keys: jax.Array) -> jax.Array:
-        return jax.lax.scan(step, (theta, _init(FOREVER, theta, 1000)), keys)[0][0]
+        states = _init(estimator, system, theta, workers)
+        start = (theta, (jnp.zeros(2), jnp.zeros(2)), jnp.zeros(()), states)
+        return jax.lax.scan(piece, start, keys)[1]
 
-    theta = run(jnp.asarray(0.5), jax.random.split(jax.random.key(2), 3000))
-    np.testing.assert_allclose(theta, -1 / 6, atol=2e-3)
-
-
-def test_pes_resets_state_and_accumulator_at_the_horizon() -> None:
-    system, theta = _system(2), jnp.asarray(0.5)
-    state = _init(system, theta, 4)
-    step = jax.jit(lambda state, key: _step(system, theta, state, key))
-    for index in range(3):
-        state, _ = step(state, jax.random.key(index))
-    assert state.plus.step.tolist() == [1, 1, 1, 1]
-    # One perturbation since the reset: plus and minus sit symmetrically around the mean.
-    middle = 0.5 * (state.plus.s + state.minus.s)
-    np.testing.assert_allclose(middle[0], _advance_once(theta, jnp.ones(DIM)), rtol=1e-5)
-    np.testing.assert_allclose(
-        state.plus.s[:, -1] - middle[:, -1], -state.accumulated, rtol=1e-3, atol=1e-6
-    )
+    keys = jax.random.split(jax.random.key(0), (20, steps // 20))
+    return np.asarray(run(jnp.asarray([-4.0, -4.0]), keys))
 
 
-def test_pes_gradient_clips_tails_and_ignores_non_finite_losses() -> None:
-    accumulated = jnp.ones((5, 2))
-    losses = jnp.asarray([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1e9, 0.0], [jnp.nan, 0.0]])
-    gradient = estimators.pes_gradient(accumulated, losses, 1.0, clip=3.0)
-    np.testing.assert_allclose(gradient, (1 + 1 + 1 + 3) / (2 * 5))
-
-
-def test_perturbation_respects_the_mask() -> None:
-    theta = {"a": jnp.zeros(1000), "b": jnp.zeros(3)}
-    mask = {"a": jnp.ones(1000), "b": jnp.zeros(3)}
-    eps = estimators.perturbation(jax.random.key(0), theta, mask, 0.1)
-    np.testing.assert_allclose(eps["a"].std(), 0.1, rtol=0.1)
-    assert jnp.all(eps["b"] == 0)
+def test_learning_rate_toy_has_the_known_losses() -> None:
+    losses = jax.vmap(toy.meta_loss)(jnp.asarray([[-4.0, -4.0], [0.14, -0.78]]))
+    np.testing.assert_allclose(losses, [2487.8, 2423.0], rtol=2e-3)
