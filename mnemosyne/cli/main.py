@@ -37,6 +37,9 @@ VERBS: Mapping[str, Verb] = {
     ),
     "demo": Verb("mnemosyne.cli.demo", "Demo", "train a hopper with Mnemosyne and with Adam"),
     "meta-train": Verb("mnemosyne.cli.meta_train", "MetaTrain", "train the optimizer itself"),
+    "benchmark": Verb(
+        "mnemosyne.cli.benchmark", "Benchmark", "measure the optimizer against rivals"
+    ),
     "plot": Verb("mnemosyne.cli.plot", "Plot", "draw the learning curves of runs"),
     "render": Verb("mnemosyne.cli.render", "Render", "make a video of a trained policy"),
     "envs": Verb("mnemosyne.cli.envs", "Envs", "list the environments"),

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``mnemosyne benchmark`` can measure, by name; each in a module of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from experiments.benchmarks.options import Options
+
+__all__ = ["BENCHMARKS", "Benchmark", "Options", "run"]
+
+
+class Benchmark(NamedTuple):
+    """One benchmark.
+
+    Attributes:
+      module: has ``run(options) -> dict``.
+      summary: what it measures.
+      flags: fields of :class:`Options` that it reads.
+    """
+
+    module: str
+    summary: str
+    flags: tuple[str, ...]
+
+
+_JUDGED = ("size", "weights", "data_dir", "tasks", "stress", "validation", "seeds", "cache")
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "optimizers": Benchmark(
+        "experiments.benchmarks.optimizers",
+        "learning curves against tuned Adam and other rivals",
+        (*_JUDGED, "rival", "horizon", "rivals_only", "out"),
+    ),
+    "cost": Benchmark(
+        "experiments.benchmarks.cost",
+        "time, memory and compilation of one update",
+        ("weights", "params", "layout", "only", "rounds", "max_gib"),
+    ),
+    "stability": Benchmark(
+        "experiments.benchmarks.stability",
+        "runs far beyond the longest of meta-training, with odd extras",
+        (*_JUDGED, "horizon"),
+    ),
+}
+
+
+def run(what: str, options: Options) -> dict[str, Any]:
+    """Runs one benchmark.
+
+    Args:
+      what: a name in :data:`BENCHMARKS`.
+      options: flags; those that the benchmark does not read must have their defaults.
+
+    Returns:
+      JSON-able results, with what made them.
+
+    Raises:
+      ValueError: for an unknown name, or a flag that means nothing here.
+    """
+    if what not in BENCHMARKS:
+        raise ValueError(f"say what to measure: {', '.join(BENCHMARKS)}; got {what!r}.")
+    benchmark = BENCHMARKS[what]
+    for field in dataclasses.fields(Options):
+        given = getattr(options, field.name) != field.default
+        if given and field.name not in (*benchmark.flags, "json"):
+            flag = field.name.replace("_", "-")
+            raise ValueError(f"--{flag} means nothing to the benchmark {what!r}.")
+    return importlib.import_module(benchmark.module).run(options)
