@@ -95,7 +95,7 @@ def heads(theta: dict[str, Any], block: Block, count: Array, outputs: int) -> li
 
 
 def scale_by_adafac_mlp(
-    theta: dict[str, Any], step_size: float = STEP_SIZE
+    theta: dict[str, Any], step_size: float | Float[Array, ""] = STEP_SIZE
 ) -> optax.GradientTransformationExtraArgs:
     """The complete AdafacMLP update; extras are ignored.
 
@@ -115,7 +115,7 @@ def scale_by_adafac_mlp(
         **extra_args: Any,
     ) -> tuple[optax.Updates, AdafacState]:
         del extra_args
-        adafactor.require_params("adafac-mlp", params)
+        params = adafactor.require_params("adafac-mlp", params)
         moved = adafactor.accumulate(state, updates, decays_of(theta))
 
         def rule(block: Block) -> Array:

@@ -87,10 +87,11 @@ def scale_by_celo2(
         **extra_args: Any,
     ) -> tuple[optax.Updates, AdafacState]:
         del extra_args
-        adafactor.require_params("celo2", params)
+        params = adafactor.require_params("celo2", params)
         clipped = jax.tree.map(lambda g: jnp.clip(g, -MAX_GRADIENT, MAX_GRADIENT), updates)
         moved = adafactor.accumulate(state, clipped, decays)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = jnp.asarray(rate, jnp.float32)
 
         def rule(block: Block) -> Array:
             inputs = adafactor.normalize(features(block.signals), block.rows, EPS)

@@ -153,7 +153,7 @@ def scale_by_nn_adam(theta: dict[str, Any]) -> optax.GradientTransformationExtra
         **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleByNNAdamState]:
         del extra_args
-        adafactor.require_params("nn-adam", params)
+        params = adafactor.require_params("nn-adam", params)
         gradients, treedef = jax.tree.flatten(updates)
         mu, nu, p = (treedef.flatten_up_to(tree) for tree in (state.mu, state.nu, params))
         filled = [i for i, g in enumerate(gradients) if g.size]
@@ -164,12 +164,12 @@ def scale_by_nn_adam(theta: dict[str, Any]) -> optax.GradientTransformationExtra
         read = []
         for index, i in enumerate(filled):
             rate, beta1, beta2, eps = (setting[index] for setting in settings)
-            g = jnp.clip(gradients[i].astype(jnp.float32), -MAX_GRADIENT, MAX_GRADIENT)
+            g = jnp.clip(jnp.asarray(gradients[i], jnp.float32), -MAX_GRADIENT, MAX_GRADIENT)
             mu[i] = beta1 * mu[i] + (1.0 - beta1) * g
             nu[i] = beta2 * nu[i] + (1.0 - beta2) * jnp.square(g)
             step = rate * (1.0 + eps) * mu[i] / (eps + jnp.sqrt(nu[i] + 1e-10))
             deltas[i] = -step.astype(p[i].dtype)
-            read.append((g, mu[i], nu[i], p[i].astype(jnp.float32)))
+            read.append((g, mu[i], nu[i], jnp.asarray(p[i], jnp.float32)))
         first = state.count == 0
         hidden, memory = recurrent.cell(
             theta["lstm"],

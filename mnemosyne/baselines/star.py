@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from mnemosyne.baselines import adafac_mlp, adafactor
 from mnemosyne.baselines.adafactor import AdafacState, Block, Signals
@@ -52,7 +52,9 @@ def init(key: Key[Array, ""], zero_head: bool = True) -> dict[str, Any]:
 
 def nominal_direction(signals: Signals) -> Array:
     """``AdamAggMo``: the mean over decays of momentum over the root of the second moment."""
-    return jnp.mean(signals.m, axis=0) * jax.lax.rsqrt(signals.v + EPS)
+    # Spelled out: a reduction over the decays would not be fused, at ten times the cost.
+    total = signals.m[0] + signals.m[1] + signals.m[2]
+    return total / adafactor.NUM_DECAYS * jax.lax.rsqrt(signals.v + EPS)
 
 
 def _precondition(signals: Signals, preconditioner: Preconditioner) -> Array:
@@ -64,8 +66,8 @@ def _precondition(signals: Signals, preconditioner: Preconditioner) -> Array:
 
 def scale_by_star(
     theta: dict[str, Any],
-    nominal_step: float = NOMINAL_STEP,
-    step_size: float = adafac_mlp.STEP_SIZE,
+    nominal_step: float | Float[Array, ""] = NOMINAL_STEP,
+    step_size: float | Float[Array, ""] = adafac_mlp.STEP_SIZE,
     weight_decay: float = 0.0,
     preconditioner: Preconditioner = "momentum",
 ) -> optax.GradientTransformationExtraArgs:
@@ -95,7 +97,7 @@ def scale_by_star(
         **extra_args: Any,
     ) -> tuple[optax.Updates, AdafacState]:
         del extra_args
-        adafactor.require_params("star", params)
+        params = adafactor.require_params("star", params)
         moved = adafactor.accumulate(state, updates, adafac_mlp.decays_of(theta))
 
         def rule(block: Block) -> Array:
