@@ -71,10 +71,11 @@ def on_task(
     runner = runs.Runner(task.task, steps)
 
     def collect(lines: list[Line], num_seeds: int) -> dict[str, Record]:
-        return {
-            line.name: records.record(task, line, runner, steps, num_seeds, options.cache)
-            for line in lines
-        }
+        found = {}
+        for line in lines:
+            print(f" {line.name}", end="", flush=True)
+            found[line.name] = records.record(task, line, runner, steps, num_seeds, options.cache)
+        return found
 
     hand_designed = rivals.hand_designed(size.adam_rates, size.short_rates)
     known = collect(hand_designed, size.rival_seeds)
@@ -136,8 +137,9 @@ def run(options: Options) -> dict[str, Any]:
     judged = [] if options.rivals_only else candidates(options)
     rows = []
     for task in tasks:
-        print(f"{task.name} ...", flush=True)
+        print(f"{task.name}:", end="", flush=True)
         rows += on_task(task, size, judged, options)
+        print(flush=True)
     if options.rivals_only:
         return {"benchmark": "optimizers", "rows": []}
     return _conclude(rows, options)
@@ -165,7 +167,8 @@ def _conclude(rows: list[dict[str, Any]], options: Options) -> dict[str, Any]:
         **provenance.stamp(),
         "summary": found,
         "comparisons": summary.comparisons(rows, "ours"),
-        "rows": cache.rounded(rows),
+        # Curves of single seeds are in the cache; here they would be most of the file.
+        "rows": cache.rounded([one | {"seed_curves": None} for one in rows]),
     }
     if options.out is not None:
         from experiments import plots

@@ -20,10 +20,11 @@ EVALUATIONS = 100
 EVALUATION_SEED, RUN_SEED = 0xE7A1, 0xBE7C
 """Of the evaluation batch, the same for everybody, and of the judged runs; meta-training draws
 neither."""
-SMALL_TASK = 20_000
+SMALL_TASK = 1000
 """Below this many parameters evaluation is cheap, so the batch is larger."""
-LANES_BUDGET = {"cpu": 2**19, "accelerator": 2**26}
-"""Parameters of all runs that train side by side; more would leave the processor's caches."""
+LANES_BUDGET = {"cpu": 2**16, "accelerator": 2**24}
+"""Parameters of all runs that train side by side. On a processor only tiny networks gain by it: at
+14,000 parameters a step of one run costs the same alone and among eight."""
 
 Extras = Callable[[Array, Array], dict[str, Array]]
 """``extras(index, loss)``: what the host tells the optimizer at an update."""
@@ -55,7 +56,8 @@ def evaluation_loss(task: Task) -> Callable[[Any], Float[Array, ""]]:
         return exact
     count = 32 if num_params(task) < SMALL_TASK else 8
     batches = jax.vmap(task.sample)(jax.random.split(jax.random.key(EVALUATION_SEED), count))
-    return lambda params: jnp.mean(jax.vmap(lambda batch: task.loss(params, batch))(batches))
+    # One batch after the other: side by side they would need the memory of all, for every run.
+    return lambda params: jnp.mean(jax.lax.map(lambda batch: task.loss(params, batch), batches))
 
 
 def seeds(count: int) -> Key[Array, " seeds"]:
@@ -149,7 +151,8 @@ class Runner:
 def lanes(params: int, runs: int) -> int:
     """Runs that train side by side: as many as keep the processor's caches useful, at least one.
 
-    Large networks fill the machine alone; small ones would leave it idle between operations.
+    Large networks fill the machine alone and only cost memory and compilation side by side; small
+    ones would leave it idle between operations.
     """
     kind = "cpu" if jax.default_backend() == "cpu" else "accelerator"
     most = max(1, min(runs, LANES_BUDGET[kind] // max(params, 1)))
