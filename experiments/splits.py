@@ -144,10 +144,10 @@ def _validation_images(folder: Path | None) -> data.Images:
 def validation_benchmarks(folder: Path | None) -> list[BenchmarkTask]:
     """V with the length of its runs: :func:`validation_tasks`, a residual MLP and an MLP-mixer."""
     images = _validation_images(folder)
-    models = {"residual": validation.ResidualMLP(), "mixer": validation.Mixer()}
+    models = (("residual", validation.ResidualMLP(), 32), ("mixer", validation.Mixer(), 16))
     others = [
-        ClassifyTask(f"{name}/{images.name}", *images[1:], model, 32)
-        for name, model in models.items()
+        ClassifyTask(f"{name}-b{batch}/{images.name}", *images[1:], model, batch)
+        for name, model, batch in models
     ]
     return [
         BenchmarkTask(task, 1000, "validation") for task in [*validation_tasks(folder), *others]
