@@ -40,6 +40,7 @@ VERBS: Mapping[str, Verb] = {
     "benchmark": Verb(
         "mnemosyne.cli.benchmark", "Benchmark", "measure the optimizer against rivals"
     ),
+    "analyze": Verb("mnemosyne.cli.analyze", "Analyze", "check the memory's theory, measure chaos"),
     "plot": Verb("mnemosyne.cli.plot", "Plot", "draw the learning curves of runs"),
     "render": Verb("mnemosyne.cli.render", "Render", "make a video of a trained policy"),
     "envs": Verb("mnemosyne.cli.envs", "Envs", "list the environments"),
