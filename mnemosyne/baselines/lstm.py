@@ -34,25 +34,37 @@ OUTPUT_SCALE = 0.01
 MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
 SECOND_DECAYS = (0.99, 0.999)
 AGES = (3.0, 30.0, 300.0, 3000.0)
+MAX_CHUNK = 16_384
+"""Coordinates that run at a time; the gates of all of them would take 240 floats a parameter."""
 NUM_CHANNELS: dict[str, int] = {"paper": 2, "code": 2, "features": 11, "raw": 1}
 
 
-class ScaleByLstmState(NamedTuple):
-    """State of the LSTM optimizer; coordinates of all tensors in one row.
+class Chunk(NamedTuple):
+    """What some coordinates remember; coordinates of all tensors in a row, in equal chunks.
 
     Attributes:
-      count: updates so far, int32.
       hidden: outputs of every layer.
       memory: cell states of every layer.
       mu: first moments; no rows unless the preprocessing is ``features``.
       nu: second moments, likewise.
     """
 
+    hidden: tuple[Float[Array, "*chunks units n"], ...]
+    memory: tuple[Float[Array, "*chunks units n"], ...]
+    mu: Float[Array, "*chunks decays n"]
+    nu: Float[Array, "*chunks second_decays n"]
+
+
+class ScaleByLstmState(NamedTuple):
+    """State of the LSTM optimizer.
+
+    Attributes:
+      count: updates so far, int32.
+      chunks: what the coordinates remember.
+    """
+
     count: Int[Array, ""]
-    hidden: tuple[Float[Array, "units n"], ...]
-    memory: tuple[Float[Array, "units n"], ...]
-    mu: Float[Array, "decays n"]
-    nu: Float[Array, "second_decays n"]
+    chunks: Chunk
 
 
 def init(
@@ -95,15 +107,35 @@ def scale_by_lstm(
     layers = [theta[f"layer{index}"] for index in range(len(theta) - 1)]
 
     def init_state(params: optax.Params) -> ScaleByLstmState:
-        n = sum(leaf.size for leaf in jax.tree.leaves(params))
-        # Separate arrays: one buffer in two places cannot be donated.
-        hidden, memory = (
-            tuple(jnp.zeros((layer["b"].size // 4, n), jnp.float32) for layer in layers)
-            for _ in range(2)
+        chunks, width = _chunks(sum(leaf.size for leaf in jax.tree.leaves(params)))
+
+        def zeros(rows: int) -> Float[Array, "chunks rows width"]:
+            return jnp.zeros((chunks, rows, width), jnp.float32)
+
+        units = [layer["b"].size // 4 for layer in layers]
+        memories = Chunk(
+            hidden=tuple(zeros(size) for size in units),
+            memory=tuple(zeros(size) for size in units),
+            mu=zeros(len(MOMENTUM_DECAYS) if slow else 0),
+            nu=zeros(len(SECOND_DECAYS) if slow else 0),
         )
-        mu = jnp.zeros((len(MOMENTUM_DECAYS) if slow else 0, n), jnp.float32)
-        nu = jnp.zeros((len(SECOND_DECAYS) if slow else 0, n), jnp.float32)
-        return ScaleByLstmState(jnp.zeros((), jnp.int32), hidden, memory, mu, nu)
+        return ScaleByLstmState(jnp.zeros((), jnp.int32), memories)
+
+    def step(
+        g: Float[Array, " n"], chunk: Chunk, count: Int[Array, ""]
+    ) -> tuple[Float[Array, " n"], Chunk]:
+        if slow:
+            chunk = chunk._replace(
+                mu=_moving(chunk.mu, g, MOMENTUM_DECAYS),
+                nu=_moving(chunk.nu, jnp.square(g), SECOND_DECAYS),
+            )
+        x, hidden, memory = preprocess(g, preprocessing, chunk, count), [], []
+        for layer, h, c in zip(layers, chunk.hidden, chunk.memory, strict=True):
+            x, cell_state = recurrent.cell(layer, x, h, c)
+            hidden.append(x)
+            memory.append(cell_state)
+        out = theta["out"]["w"][:, 0] @ x + theta["out"]["b"]
+        return output_scale * out, chunk._replace(hidden=tuple(hidden), memory=tuple(memory))
 
     def update(
         updates: optax.Updates,
@@ -113,25 +145,17 @@ def scale_by_lstm(
     ) -> tuple[optax.Updates, ScaleByLstmState]:
         del extra_args
         gradients, treedef = jax.tree.flatten(updates)
-        if not gradients:
+        size = sum(leaf.size for leaf in gradients)
+        if not size:
             return updates, state
-        g = jnp.concatenate([leaf.reshape(-1).astype(jnp.float32) for leaf in gradients])
+        chunks, width = _chunks(size)
+        flat = [leaf.reshape(-1).astype(jnp.float32) for leaf in gradients]
+        g = jnp.pad(jnp.concatenate(flat), (0, chunks * width - size)).reshape(chunks, width)
         count = jnp.asarray(optax.safe_increment(state.count))
-        if slow:
-            state = state._replace(
-                mu=_moving(state.mu, g, MOMENTUM_DECAYS),
-                nu=_moving(state.nu, jnp.square(g), SECOND_DECAYS),
-            )
-        x = preprocess(g, preprocessing, state._replace(count=count))
-        hidden, memory = [], []
-        for layer, h, c in zip(layers, state.hidden, state.memory, strict=True):
-            x, c = recurrent.cell(layer, x, h, c)
-            hidden.append(x)
-            memory.append(c)
-        steps = output_scale * (theta["out"]["w"][:, 0] @ x + theta["out"]["b"])
+        steps, memories = jax.lax.map(lambda c: step(c[0], c[1], count), (g, state.chunks))
         like = gradients if params is None else treedef.flatten_up_to(params)
-        deltas = treedef.unflatten(_split(steps, gradients, like))
-        return deltas, ScaleByLstmState(count, tuple(hidden), tuple(memory), state.mu, state.nu)
+        deltas = treedef.unflatten(_split(steps.reshape(-1), gradients, like))
+        return deltas, ScaleByLstmState(count, memories)
 
     return optax.GradientTransformationExtraArgs(init_state, update)
 
@@ -150,6 +174,12 @@ def _known(preprocessing: str) -> str:
         names = ", ".join(get_args(Preprocessing))
         raise ValueError(f"preprocessing must be one of {names}, got {preprocessing!r}.")
     return preprocessing
+
+
+def _chunks(size: int) -> tuple[int, int]:
+    """Number and width of the chunks of a row; the last one is padded by less than their number."""
+    chunks = max(-(-size // MAX_CHUNK), 1)
+    return chunks, -(-size // chunks)
 
 
 def _split(
@@ -171,14 +201,15 @@ def _moving(
 
 
 def preprocess(
-    g: Float[Array, " n"], preprocessing: Preprocessing, state: ScaleByLstmState
+    g: Float[Array, " n"], preprocessing: Preprocessing, chunk: Chunk, count: Int[Array, ""]
 ) -> Float[Array, "channels n"]:
     """The inputs of the first layer.
 
     Args:
       g: gradient, any scale.
       preprocessing: see :data:`Preprocessing`.
-      state: ``features`` reads its count and moments, this gradient included.
+      chunk: ``features`` reads its moments, this gradient included.
+      count: updates so far, this one included.
     """
     if preprocessing == "raw":
         return g[None]
@@ -187,7 +218,7 @@ def preprocess(
     channels = features.log_and_sign(g).T
     if preprocessing == "paper":
         return channels
-    return jnp.concatenate([channels, _slow_features(g, state)])
+    return jnp.concatenate([channels, _slow_features(g, chunk, count)])
 
 
 def _clipped_log_and_sign(g: Float[Array, " n"], k: float = 5.0) -> Float[Array, "2 n"]:
@@ -197,12 +228,14 @@ def _clipped_log_and_sign(g: Float[Array, " n"], k: float = 5.0) -> Float[Array,
     return jnp.stack([logarithm, jnp.clip(g * math.exp(k), -1.0, 1.0)])
 
 
-def _slow_features(g: Float[Array, " n"], state: ScaleByLstmState) -> Float[Array, "9 n"]:
+def _slow_features(
+    g: Float[Array, " n"], chunk: Chunk, count: Int[Array, ""]
+) -> Float[Array, "9 n"]:
     """What an LSTM cannot hold for hundreds of steps: moment ratios and the age, all bounded."""
-    t = state.count.astype(jnp.float32)
+    t = count.astype(jnp.float32)
     mu, nu = (
         average / (1.0 - jnp.asarray(decays, jnp.float32) ** t)[:, None]
-        for average, decays in ((state.mu, MOMENTUM_DECAYS), (state.nu, SECOND_DECAYS))
+        for average, decays in ((chunk.mu, MOMENTUM_DECAYS), (chunk.nu, SECOND_DECAYS))
     )
     fast, slow = nu
     known = slow > 0

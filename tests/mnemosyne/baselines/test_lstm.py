@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def test_preprocessing_at_given_gradients(preprocessing: Any, first: Any, second: Any) -> None:
     g = np.asarray([1e-4, -1e-5, -2.0, 0.0], np.float32)
     state = lstm.scale_by_lstm({"out": {}}, preprocessing).init(g)
-    channels = lstm.preprocess(jnp.asarray(g), preprocessing, state)
+    channels = lstm.preprocess(jnp.asarray(g), preprocessing, state.chunks, state.count)
     np.testing.assert_allclose(channels, [first, second], rtol=1e-5)
 
 
@@ -36,7 +36,8 @@ def _slow_channels(gradients: jax.Array) -> jax.Array:
     state, _ = jax.lax.scan(
         lambda s, g: (opt.update(g[None], s)[1], None), opt.init(jnp.zeros(1)), gradients
     )
-    return lstm.preprocess(gradients[-1:], "features", state)[2:, 0]
+    chunk = jax.tree.map(lambda x: x[0], state.chunks)
+    return lstm.preprocess(gradients[-1:], "features", chunk, state.count)[2:, 0]
 
 
 def test_slow_features_ignore_the_scale_and_tell_old_histories_apart() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from mnemosyne.baselines import star
 
-SEEDS = 16
+SEEDS = 10
 
 
 class Case(NamedTuple):
