@@ -62,7 +62,7 @@ def learning_curves(rows: Sequence[Row], path: Path) -> Path:
 
 
 def _draw_task(axes: Any, rows: Sequence[Row]) -> None:
-    """Excess over the floor where the task has one, the loss otherwise; logarithmic."""
+    """One task: loss on the fixed evaluation batch over updates, logarithmic."""
     others = [row["optimizer"] for row in rows if row["optimizer"] not in (*STYLES, "adam")]
     extra = {name: {"color": _OTHERS[i % len(_OTHERS)]} for i, name in enumerate(others)}
     first = rows[0]
@@ -83,5 +83,5 @@ def _draw_task(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_yscale("log")
     # Diverged and untrained runs must not squeeze the others.
     axes.set_ylim(top=1.5 * float(finite(first["envelope_curve"])[0]))
-    axes.tick_params(labelsize=7)
+    axes.tick_params(labelsize=7, which="both")
     axes.spines[["top", "right"]].set_visible(False)

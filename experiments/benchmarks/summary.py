@@ -53,7 +53,9 @@ def _summary(
         "tasks_not_above_untrained": [
             row["task"]
             for row in mine
-            if row["task"] in untrained and not row["final"] < untrained[row["task"]]
+            if row["optimizer"] != "untrained"
+            and row["task"] in untrained
+            and not row["final"] < untrained[row["task"]]
         ],
         "rates_at_edge": [row["task"] for row in mine if row["rate_at_edge"]],
         "below_floor": [row["task"] for row in mine if row["below_floor"]],
