@@ -14,7 +14,7 @@ import pytest
 
 from mnemosyne.baselines import star
 
-SEEDS = 10
+SEEDS = 12
 
 
 class Case(NamedTuple):
@@ -102,7 +102,7 @@ def test_star_descends(outcomes: dict[str, Outcome], name: str, expected: float)
 def test_published_preconditioner_lets_dead_units_drift(outcomes: dict[str, Outcome]) -> None:
     ratio, largest, drift = outcomes["flat, inverse"]
     assert np.max(largest) > 0.5
-    assert np.mean(ratio < 1) < 0.85
+    assert np.max(ratio) > 2
     assert np.median(drift) > 20
     assert 0.02 < np.median(outcomes["flat"].drift) < 0.5
 
@@ -110,5 +110,5 @@ def test_published_preconditioner_lets_dead_units_drift(outcomes: dict[str, Outc
 def test_our_preconditioner_leaves_dead_units_alone(outcomes: dict[str, Outcome]) -> None:
     ratio, largest, drift = outcomes["flat, momentum"]
     assert np.max(largest) < 0.02
-    assert np.mean(ratio < 1) > 0.8
+    assert np.median(ratio) < 0.3
     assert np.max(drift) < 1e-6
