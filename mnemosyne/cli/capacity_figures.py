@@ -188,7 +188,7 @@ def _retrieval(axes: Any, result: dict[str, Any]) -> None:
         limits["retrieval_limit"],
         color=GRAY,
         linestyle="--",
-        label=f"limit for long patterns: {limits['retrieval_limit']:.3f}",
+        label=f"limit, N large: {limits['retrieval_limit']:.3f}",
     )
     axes.set_xlabel(r"load $\alpha$: $e^{\alpha N} + 1$ random patterns")
     axes.set_ylabel("wrong bits after one update")
@@ -216,5 +216,5 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
     "recall": (_read, _streaming),
     "limits": (_flips, _retrieval),
 }
-LEGENDS: dict[Panel, str] = {_flips: "lower center", _retrieval: "center left"}
+LEGENDS: dict[Panel, str] = {_flips: "lower center", _retrieval: "upper center"}
 """Where a legend would otherwise lie on a line."""

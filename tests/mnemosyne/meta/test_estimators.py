@@ -153,7 +153,7 @@ def test_truncated_es_estimates_what_truncated_bptt_computes() -> None:
     [
         ("bptt", 1, 1, 3.26, 5e-3),
         ("bptt", 1, 100, -1 / 6, 1e-3),
-        ("truncated-es", 1000, 1, 3.26, 0.02),
+        pytest.param("truncated-es", 1000, 1, 3.26, 0.02, marks=pytest.mark.slow),
         ("pes", 1000, 1, -1 / 6, 2e-3),
         pytest.param("pes", 100, 1, -1 / 6, 2e-2, marks=pytest.mark.slow),
         ("es-single", 1000, 1, -1 / 6, 2e-3),
