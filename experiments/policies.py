@@ -13,8 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 import envs
 from envs.api import EpisodeWrapper
-from mnemosyne import MnemosyneConfig, scale_by_mnemosyne
-from mnemosyne.controller import MetaParams
+from mnemosyne.learned import LearnedOptimizer, Theta
 from mnemosyne.meta.estimators import System
 from robotics.algorithm import Algorithm, TrainState
 from robotics.networks import NetworkConfig
@@ -75,17 +74,17 @@ class Running(NamedTuple):
     limit: Int[Array, ""]
 
 
-def make_system(problem: PolicyProblem, network: MnemosyneConfig) -> System:
+def make_system(problem: PolicyProblem, rule: LearnedOptimizer) -> System:
     """A policy problem under the learned optimizer, as the estimators see it."""
 
-    def algorithm(theta: MetaParams) -> Algorithm:
-        return problem.algorithm(scale_by_mnemosyne(theta, network))
+    def algorithm(theta: Theta) -> Algorithm:
+        return problem.algorithm(rule.transform(theta))
 
-    def reset(theta: MetaParams, key: Key[Array, ""], fraction: Array | float) -> Running:
+    def reset(theta: Theta, key: Key[Array, ""], fraction: Array | float) -> Running:
         limit = jnp.ceil(fraction * problem.config.num_epochs).astype(jnp.int32)
         return Running(algorithm(theta).init(key), limit)
 
-    def advance(theta: MetaParams, state: Running) -> tuple[Running, Float[Array, ""]]:
+    def advance(theta: Theta, state: Running) -> tuple[Running, Float[Array, ""]]:
         moved, metrics = algorithm(theta).epoch(state.train)
         return state._replace(train=moved), problem.loss(metrics)
 
@@ -112,8 +111,8 @@ def learning_curve(
 
 
 def make_check(
-    problems: list[PolicyProblem], network: MnemosyneConfig, num_seeds: int = 8
-) -> Callable[[MetaParams], list[dict[str, Any]]]:
+    problems: list[PolicyProblem], rule: LearnedOptimizer, num_seeds: int = 8
+) -> Callable[[Theta], list[dict[str, Any]]]:
     """Validation on whole runs of fresh seeds, beside Adam 3e-4 on the same ones."""
     keys = jax.random.split(jax.random.key(0x5EED), num_seeds)
     adam = {
@@ -123,13 +122,11 @@ def make_check(
         for p in problems
     }
     compiled = {
-        p.name: jax.jit(
-            lambda theta, p=p: learning_curve(p, scale_by_mnemosyne(theta, network), keys)
-        )
+        p.name: jax.jit(lambda theta, p=p: learning_curve(p, rule.transform(theta), keys))
         for p in problems
     }
 
-    def check(theta: MetaParams) -> list[dict[str, Any]]:
+    def check(theta: Theta) -> list[dict[str, Any]]:
         rows = []
         for name, function in compiled.items():
             curve = function(theta)

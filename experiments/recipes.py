@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,50 +12,82 @@ import jax
 
 from experiments import cache, policies, splits
 from mnemosyne import Artifact, MnemosyneConfig, features, save_artifact
-from mnemosyne.controller import MetaParams
+from mnemosyne.learned import LearnedOptimizer, Theta, mnemosyne_rule
 from mnemosyne.meta import train, unroll, validate
-from mnemosyne.meta.tasks import MLPTask
+from mnemosyne.meta.estimators import System
+from mnemosyne.meta.task import Task
 
-HORIZON = unroll.Horizon(shortest=100, longest=2000, truncation=50)
-MAX_LOG_SCALE = 3.4
-"""Weights are reparametrised by up to ``exp(3.4) = 30`` either way."""
+HORIZON = unroll.Horizon(shortest=200, longest=2000, truncation=200)
+"""Inner problems of the base recipe."""
+TRAINED_ON = (0, 1, 2, 3, 6, 8)
+"""Which of the extended list of meta-training tasks the base recipe uses: what the others add was
+not worth their compile time."""
 
 
 class Recipe(NamedTuple):
-    """One way to train the optimizer.
+    """One way to train an optimizer.
 
     Attributes:
       families: inner problems, by name.
       make_check: builds the validation; called once, may take a while.
-      config: of the outer loop; the caller sets length, pairs and seed.
+      config: of the outer loop; the caller sets length, workers and seed.
       start: the first theta, from the run's configuration.
+      content: hashes of what is trained on, for the artifact's header.
     """
 
     families: train.Families
-    make_check: Callable[[Path], Callable[[MetaParams], list[dict[str, Any]]]]
+    make_check: Callable[[Path], Callable[[Theta], list[dict[str, Any]]]]
     config: train.MetaTrainConfig
-    start: Callable[[train.MetaTrainConfig], MetaParams]
+    start: Callable[[train.MetaTrainConfig], Theta]
+    content: Mapping[str, str]
 
 
-def base(network: MnemosyneConfig, data_folder: Path | None) -> Recipe:
-    """Supervised: small classifiers, starting from Adam."""
-    tasks, held = splits.meta_train_tasks(data_folder), splits.validation_tasks(data_folder)
-    families = {
-        task.name: unroll.make_system(task, network, HORIZON, MAX_LOG_SCALE) for task in tasks
+def _training_tasks(data_folder: Path | None) -> list[Task]:
+    tasks = splits.meta_train_tasks(data_folder, extended=True)
+    return [tasks[index] for index in TRAINED_ON]
+
+
+def base_systems(rule: LearnedOptimizer, data_folder: Path | None) -> dict[str, System]:
+    """The base recipe's problems a truncation at a time, for evolution strategies and analysis."""
+    augmentation = unroll.Augmentation()
+    return {
+        task.name: unroll.make_pieces(task, rule, HORIZON, augmentation)
+        for task in _training_tasks(data_folder)
     }
 
-    def make_check(folder: Path) -> Callable[[MetaParams], list[dict[str, Any]]]:
+
+def base(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
+    """Supervised: small networks, starting from annealed Adam, by BPTT through 200 updates."""
+    tasks = _training_tasks(data_folder)
+    held = [held.task for held in splits.validation_benchmarks(data_folder)]
+    families = {
+        name: train.fixed_length(system) for name, system in base_systems(rule, data_folder).items()
+    }
+    config = train.MetaTrainConfig(families_per_step=2, learning_rate=3e-3, frozen=rule.fixed)
+
+    def make_check(folder: Path) -> Callable[[Theta], list[dict[str, Any]]]:
         envelopes = validate.make_envelopes(held, _cache_for(held, folder / "envelopes"))
-        return validate.make_check(held, network, envelopes)
+        return validate.make_check(held, rule, envelopes)
 
-    def start(config: train.MetaTrainConfig) -> MetaParams:
-        return train.init_theta(config, network)
+    def start(config: train.MetaTrainConfig) -> Theta:
+        theta = train.init_theta(config, rule)
+        return anneal(theta) if rule.name == "mnemosyne" else theta
 
-    return Recipe(families, make_check, train.MetaTrainConfig(), start)
+    return Recipe(families, make_check, config, start, splits.record(tasks))
 
 
-def rl(network: MnemosyneConfig, data_folder: Path | None) -> Recipe:
-    """Policies: PPO on cheap control tasks, starting from a cautious Adam.
+def anneal(theta: Theta) -> Theta:
+    """Makes steps shrink linearly to nothing where ``progress`` is told.
+
+    Its last feature is ``log(1.01 - progress) / 4.7``. The outer Adam would need hundreds of steps
+    to move a weight so far.
+    """
+    skip = theta["skip"].at[features.input_row("progress", 2), 0].add(4.7)
+    return theta | {"skip": skip}
+
+
+def rl(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
+    """Policies: PPO on cheap control tasks by PES, starting from a cautious Adam.
 
     Weights that were trained on classifiers take steps 60 times too large for a policy, and a
     smaller step does not mend their direction; so policies start from the identity, at half its
@@ -63,31 +95,33 @@ def rl(network: MnemosyneConfig, data_folder: Path | None) -> Recipe:
     """
     del data_folder
     problems = splits.meta_train_problems()
-    families = {problem.name: policies.make_system(problem, network) for problem in problems}
-    config = train.MetaTrainConfig(num_pairs=8, learning_rate=2e-3, sigma=0.02, frozen=())
+    families = {
+        problem.name: train.fixed_length(policies.make_system(problem, rule))
+        for problem in problems
+    }
+    config = train.MetaTrainConfig(
+        estimator="pes", learning_rate=2e-3, sigma=0.02, average=0.99, frozen=rule.fixed
+    )
 
-    def make_check(folder: Path) -> Callable[[MetaParams], list[dict[str, Any]]]:
+    def make_check(folder: Path) -> Callable[[Theta], list[dict[str, Any]]]:
         del folder
-        return policies.make_check(problems, network)
+        return policies.make_check(problems, rule)
 
-    def start(config: train.MetaTrainConfig) -> MetaParams:
-        theta = train.init_theta(config, network)
+    def start(config: train.MetaTrainConfig) -> Theta:
+        theta = anneal(train.init_theta(config, rule))
         # The first time feature, t / (t + 3), is 1 after a few updates: it serves as a constant.
-        row = features.NUM_TOKEN_FEATURES + features.NUM_GLOBAL_FEATURES - 4
-        skip = theta["skip"].at[row, 0].add(-0.7).at[row, 1].add(0.25)
-        # The third feature of progress is log(1.01 - progress) / 4.7: steps shrink linearly.
-        anneal = theta["extras_skip"]["progress"].at[2, 0].add(4.7)
-        return theta | {"skip": skip, "extras_skip": theta["extras_skip"] | {"progress": anneal}}
+        constant = features.input_row("time", 0)
+        return theta | {"skip": theta["skip"].at[constant, 0].add(-0.7).at[constant, 1].add(0.25)}
 
-    return Recipe(families, make_check, config, start)
+    return Recipe(families, make_check, config, start, {})
 
 
-RECIPES: dict[str, Callable[[MnemosyneConfig, Path | None], Recipe]] = {"base": base, "rl": rl}
+RECIPES: dict[str, Callable[[LearnedOptimizer, Path | None], Recipe]] = {"base": base, "rl": rl}
 
 
-def _cache_for(tasks: list[MLPTask], folder: Path) -> Callable[[str, Callable[[], Any]], Any]:
+def _cache_for(tasks: list[Task], folder: Path) -> Callable[[str, Callable[[], Any]], Any]:
     def stored(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        task = next(task for task in tasks if name.startswith(task.name))
+        task: Any = next(task for task in tasks if name.startswith(task.name))
         description = {"name": name, "data": cache.array_hash(task.inputs, task.labels)}
         return cache.cached("adam9", description, compute, folder)
 
@@ -96,8 +130,9 @@ def _cache_for(tasks: list[MLPTask], folder: Path) -> Callable[[str, Callable[[]
 
 def save_start(name: str, path: Path) -> str:
     """Writes a recipe's first theta as an artifact, before any outer step; returns its hash."""
-    network, config = MnemosyneConfig(), train.MetaTrainConfig()
-    theta = jax.device_get(RECIPES[name](network, None).start(config))
+    network = MnemosyneConfig()
+    recipe = RECIPES[name](mnemosyne_rule(network), None)
+    theta = jax.device_get(recipe.start(train.MetaTrainConfig()))
     command = f"python -m experiments.recipes {name} {path.name}"
     trained_with = {"command": command, "outer_step": 0}
     return save_artifact(path, Artifact(theta, network, trained_with, ("brax:inverted_pendulum",)))

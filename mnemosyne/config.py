@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mnemosyne.kernels import FEATURE_MAPS, KernelName
 
 Mode = Literal["plus", "paper", "paper-coordinate"]
+Moments = Literal["float32", "bfloat16-mu", "lean"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,17 +43,22 @@ class MnemosyneConfig:
     larger."""
     max_tokens: int = 16
     """``plus``: most tokens a tensor is cut into."""
+    encoder: bool = True
+    """``plus``: the two-level encoder of sampled coordinates, beside the tokens' statistics."""
     cross_token: bool = True
     """``plus``: attention over the tokens of the whole network."""
     residual: bool = True
     """``plus``: the per-coordinate residual."""
-    residual_hidden: int = 8
-    """Hidden units of the per-coordinate network; its arithmetic is unrolled."""
+    moments: Moments = "float32"
+    """``plus``: how the moments are stored. ``float32``; ``bfloat16-mu``: the first one in half;
+    ``lean``: both in half, the second with stochastic rounding, about 1.1 floats a parameter."""
 
     def __post_init__(self) -> None:
         """Refuses what cannot be built."""
         if self.mode not in ("plus", "paper", "paper-coordinate"):
             raise ValueError(f"mode must be plus, paper or paper-coordinate, got {self.mode!r}.")
+        if self.moments not in get_args(Moments):
+            raise ValueError(f"moments must be one of {get_args(Moments)}, got {self.moments!r}.")
         if self.kernel not in FEATURE_MAPS:
             raise ValueError(f"kernel must be one of {sorted(FEATURE_MAPS)}, got {self.kernel!r}.")
         if not self.taus or min(self.taus) < 0:

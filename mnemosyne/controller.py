@@ -8,39 +8,25 @@ heads.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from mnemosyne import encoder, features, memory, performer
+from mnemosyne import encoder, features, memory, performer, rule
 from mnemosyne.config import MnemosyneConfig
 from mnemosyne.kernels import FEATURE_MAPS, num_directions, orthogonal_directions
 from mnemosyne.layout import Layout
 from mnemosyne.memory import MemoryState
+from mnemosyne.rule import Controls
 
 MetaParams = dict[str, Any]
 
 MAX_LOG_STEP = 7.0
 """Bound of a token's log step size around ``log(1e-3)``: rates from 1e-6 to 1."""
-NUM_CONTROLS = 3
-
-
-class Controls(NamedTuple):
-    """What the network decides for each token.
-
-    Attributes:
-      log_step: logarithm of the step size relative to 1e-3, within +-``MAX_LOG_STEP``.
-      nesterov: weight of the fresh gradient beside the momentum, in (-1, 1).
-      beta1: decay of the first moment, around 0.9, in (0.54, 0.986).
-      hidden: shift of the residual network's hidden units.
-    """
-
-    log_step: Float[Array, " tokens"]
-    nesterov: Float[Array, " tokens"]
-    beta1: Float[Array, " tokens"]
-    hidden: Float[Array, "tokens hidden"]
+NUM_SCALARS = 4
+"""Step size, Nesterov weight and the two decays."""
 
 
 def init(key: Key[Array, ""], config: MnemosyneConfig) -> MetaParams:
@@ -48,50 +34,41 @@ def init(key: Key[Array, ""], config: MnemosyneConfig) -> MetaParams:
     names = ("embed", "encoder", "cross", "memory", "ffn", "omega")
     keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
     dim, heads = config.dim, len(config.taus)
-    inputs = features.NUM_TOKEN_FEATURES + features.NUM_GLOBAL_FEATURES
-    key_q, key_k, key_v, key_o = jax.random.split(keys["memory"], 4)
+    key_in, key_out = jax.random.split(keys["memory"])
     directions = num_directions(config.kernel, config.num_features)
     theta = {
-        "embed": performer.linear_init(keys["embed"], inputs, dim),
+        "embed": _init_embed(keys["embed"], dim),
         "bias": jnp.zeros(dim),
-        "extras": {name: jnp.zeros((features.NUM_EXTRA_FEATURES, dim)) for name in features.EXTRAS},
-        "encoder": encoder.init(
+        "memory": {
+            "qkv": performer.linear_init(key_in, dim, 2 * config.key_dim + dim),
+            "out": 0.5 * performer.linear_init(key_out, heads * dim, dim),
+            "log_tau": jnp.log(jnp.asarray(config.taus)),
+        },
+        "ffn": performer.feed_forward_init(keys["ffn"], dim, dim),
+        "heads": jnp.zeros((dim, NUM_SCALARS)),
+        "skip": jnp.zeros((features.NUM_INPUTS, NUM_SCALARS)),
+        "directions": orthogonal_directions(keys["omega"], directions, config.key_dim),
+    }
+    if config.encoder:
+        theta["encoder"] = encoder.init(
             keys["encoder"],
             features.NUM_COORDINATE_FEATURES,
             config.encoder_width,
             config.key_dim,
             dim,
-        ),
-        "memory": {
-            "query": performer.linear_init(key_q, dim, config.key_dim),
-            "key": performer.linear_init(key_k, dim, config.key_dim),
-            "value": performer.linear_init(key_v, dim, dim),
-            "out": 0.5 * performer.linear_init(key_o, heads * dim, dim),
-            "log_tau": jnp.log(jnp.asarray(config.taus)),
-        },
-        "ffn": performer.feed_forward_init(keys["ffn"], dim, dim),
-        "heads": jnp.zeros((dim, NUM_CONTROLS)),
-        "skip": jnp.zeros((inputs, NUM_CONTROLS)),
-        "extras_skip": {
-            name: jnp.zeros((features.NUM_EXTRA_FEATURES, NUM_CONTROLS)) for name in features.EXTRAS
-        },
-        "directions": orthogonal_directions(keys["omega"], directions, config.key_dim),
-    }
+        )
     if config.cross_token:
         theta["cross"] = performer.attention_init(keys["cross"], dim, config.key_dim)
     if config.residual:
-        theta["residual"] = init_residual(jax.random.fold_in(key, 1), config)
+        theta["residual"] = jnp.zeros((dim, 2 * rule.NUM_BASIS))
     return theta
 
 
-def init_residual(key: Key[Array, ""], config: MnemosyneConfig) -> dict[str, Array]:
-    """Meta-parameters of the per-coordinate network; the output layer is zero."""
-    key_in, key_hidden = jax.random.split(key)
-    return {
-        "in": performer.linear_init(key_in, 4, config.residual_hidden),
-        "hidden": performer.linear_init(key_hidden, config.dim, config.residual_hidden),
-        "out": jnp.zeros((config.residual_hidden, 2)),
-    }
+def _init_embed(key: Key[Array, ""], dim: int) -> Float[Array, "inputs dim"]:
+    """Weights of the inputs; zero for the extras, so that a host without them is the default."""
+    known = features.NUM_TOKEN_FEATURES + features.NUM_GLOBAL_FEATURES
+    weights = performer.linear_init(key, known, dim)
+    return jnp.zeros((features.NUM_INPUTS, dim)).at[:known].set(weights)
 
 
 def remember(
@@ -104,12 +81,9 @@ def remember(
     """Writes the tokens to their slots, then reads back; returns the residual and the memory."""
     weights = theta["memory"]
     feature_map = FEATURE_MAPS[config.kernel]
-    normed = performer.rms_norm(x)
-    query, key = (
-        feature_map(performer.bound_norm(normed @ weights[name]), theta["directions"])
-        for name in ("query", "key")
+    query, key, values = performer.query_key_value(
+        x, weights["qkv"], feature_map, theta["directions"]
     )
-    values = normed @ weights["value"]
     decay = jnp.exp(-jnp.exp(weights["log_tau"]))
     if not layout.shared:
         state = memory.write(state, key, values, decay)
@@ -144,7 +118,6 @@ def control(
     token_inputs: Float[Array, "tokens inputs"],
     coordinates: Float[Array, "tokens chunks size f"],
     counts: Float[Array, " tokens"],
-    extras: dict[str, Float[Array, " 3"]],
 ) -> tuple[Controls, MemoryState]:
     """One pass of the token network.
 
@@ -153,19 +126,19 @@ def control(
       config: the configuration they belong to.
       layout: tokens and memory slots of this network.
       state: memory of the past.
-      token_inputs: token and global features, joined.
+      token_inputs: token features, global features and extras, joined.
       coordinates: encoder inputs of the sampled coordinates.
       counts: coordinates a token stands for.
-      extras: encoded optional scalars, by name.
 
     Returns:
       The controls of every token, and the memory.
     """
     feature_map, directions = FEATURE_MAPS[config.kernel], theta["directions"]
-    context = sum(extras[name] @ theta["extras"][name] for name in features.EXTRAS)
-    weights = jnp.ones(coordinates.shape[:-1])
-    encoded = encoder.encode(theta["encoder"], coordinates, weights, feature_map, directions)
-    x = token_inputs @ theta["embed"] + theta["bias"] + context + encoded.tokens
+    x = token_inputs @ theta["embed"] + theta["bias"]
+    if config.encoder:
+        weights = jnp.ones(coordinates.shape[:-1])
+        levels = encoder.encode(theta["encoder"], coordinates, weights, feature_map, directions)
+        x = x + levels.tokens
     if config.cross_token:
         # Tokens weigh as keys by the logarithm of their size: a bias counts, but a matrix more.
         importance = jnp.log1p(counts)
@@ -174,14 +147,22 @@ def control(
     x = x + recalled
     x = x + performer.feed_forward(theta["ffn"], x)
     normed = performer.rms_norm(x)
-    direct = sum(extras[name] @ theta["extras_skip"][name] for name in features.EXTRAS)
-    out = normed @ theta["heads"] + token_inputs @ theta["skip"] + direct
-    hidden = normed @ theta["residual"]["hidden"] if config.residual else normed[:, :0]
-    controls = Controls(
-        log_step=MAX_LOG_STEP * jnp.tanh(out[:, 0] / MAX_LOG_STEP),
-        nesterov=jnp.tanh(out[:, 1]),
-        # logit(0.9) = log 9; at zero output this is exactly Adam's 0.9 up to rounding.
-        beta1=jax.nn.sigmoid(jnp.log(9.0) + 2.0 * jnp.tanh(out[:, 2])),
-        hidden=hidden,
+    out = normed @ theta["heads"] + token_inputs @ theta["skip"]
+    gates = normed @ theta["residual"] if config.residual else normed[:, :0]
+    return _controls(out, gates), state
+
+
+def _controls(out: Float[Array, "tokens scalars"], gates: Float[Array, "tokens gates"]) -> Controls:
+    """Bounds what the heads say; all zero is exactly Adam, up to rounding."""
+    bounded = jnp.tanh(out / jnp.asarray([MAX_LOG_STEP, 1.0, 1.0, 1.0]))
+    coefficients = 0.5 * jnp.tanh(2.0 * gates)
+    half = coefficients.shape[1] // 2
+    return Controls(
+        log_step=MAX_LOG_STEP * bounded[:, 0],
+        nesterov=bounded[:, 1],
+        # The logits of 0.9 and 0.99; decays from 0.55 to 0.985, and from 0.91 to 0.999.
+        beta1=jax.nn.sigmoid(jnp.log(9.0) + 2.0 * bounded[:, 2]),
+        beta2=jax.nn.sigmoid(jnp.log(99.0) + 2.3 * bounded[:, 3]),
+        momentum_gates=coefficients[:, :half],
+        gradient_gates=coefficients[:, half:],
     )
-    return controls, state

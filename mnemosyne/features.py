@@ -9,6 +9,7 @@ or number of the features is a new :data:`CONTRACT`, and artifacts of another co
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,17 +17,24 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mnemosyne.layout import Shape
+from mnemosyne.rule import NEGLIGIBLE, inverse_sqrt, safe_sqrt
 
 CONTRACT = "1"
 
 NUM_TOKEN_FEATURES = 17
 NUM_GLOBAL_FEATURES = 8
+"""Four statistics of the whole network, and the time features."""
+NUM_TIME_FEATURES = 4
 NUM_COORDINATE_FEATURES = 3
 EXTRAS = ("value", "kl", "clip_fraction", "entropy", "explained_variance", "epoch", "progress")
 """Names of the optional scalars that a host may pass to ``update``."""
 NUM_EXTRA_FEATURES = 3
+NUM_INPUTS = NUM_TOKEN_FEATURES + NUM_GLOBAL_FEATURES + len(EXTRAS) * NUM_EXTRA_FEATURES
+"""Everything that the token network reads of a token, besides its sampled coordinates."""
 
 _TINY = 1e-30
+_SHORT = 1e-18
+"""Products of lengths below this have no angle; the square of one has to be a normal number."""
 
 
 class LossState(NamedTuple):
@@ -68,12 +76,12 @@ def update_loss(state: LossState, value: Float[Array, ""]) -> LossState:
     return LossState(*(jnp.where(seen, n, o) for n, o in zip(new, state, strict=True)))
 
 
-def _bounded(x: Array, limit: float) -> Array:
+def _bounded(x: Array, limit: Array | np.ndarray | float) -> Array:
     """``x`` clipped to ``+-limit`` and scaled to ``[-1, 1]``."""
     return jnp.clip(x, -limit, limit) / limit
 
 
-def _log_ratio(a: Array, b: Array, limit: float = 4.0) -> Array:
+def _log_ratio(a: Array, b: Array, limit: Array | np.ndarray | float) -> Array:
     """``log(a / b)``, bounded; 0 where either is 0, which means "no history yet"."""
     known = (a > 0) & (b > 0)
     ratio = jnp.log(jnp.where(known, a, 1.0)) - jnp.log(jnp.where(known, b, 1.0))
@@ -94,47 +102,40 @@ def _encode_value(value: Array, loss: LossState) -> list[Array]:
     return [_bounded((value - slow) * inverse, 5.0), _bounded((fast - slow) * inverse, 5.0)]
 
 
-def _encode_kl(kl: Array) -> list[Array]:
-    logarithm = _bounded(jnp.log(jnp.maximum(kl, _TINY) / 0.01), 5.0)
-    return [logarithm, jnp.abs(logarithm)]
+_UNITS = ("clip_fraction", "entropy", "explained_variance", "epoch")
+_UNIT_SCALES = np.asarray([1.0, 0.1, 1.0, 1.0], np.float32)
 
 
-def _encode_progress(progress: Array) -> list[Array]:
-    clipped = jnp.clip(progress, 0.0, 1.0)
-    return [clipped, jnp.log(1.01 - clipped) / 4.7]
+def encode_extras(extras: Mapping[str, Any], loss: LossState) -> Float[Array, " extras"]:
+    """The optional scalars, three features each in the order of :data:`EXTRAS`.
 
-
-def _encode_unit(x: Array) -> list[Array]:
-    clipped = jnp.clip(x, -1.0, 1.0)
-    return [clipped, jnp.square(clipped)]
-
-
-def encode_extra(name: str, value: Any, loss: LossState) -> Float[Array, " 3"]:
-    """One optional scalar as ``[1, a, b]``, or zeros if it is absent or not finite.
+    The first feature of a scalar is 1 if it is there; all are 0 if it is absent or not finite.
 
     Args:
-      name: one of :data:`EXTRAS`.
-      value: a scalar, or ``None``.
+      extras: scalars by name; unknown names are ignored.
       loss: running loss statistics, used for ``value``.
 
     Returns:
       float32 features, each in [-1, 1].
     """
-    if value is None:
-        return jnp.zeros(NUM_EXTRA_FEATURES)
-    value = jnp.asarray(value, jnp.float32)
-    present = jnp.isfinite(value)
-    value = jnp.where(present, value, 0.0)
-    if name == "value":
-        encoded = _encode_value(value, loss)
-    elif name == "kl":
-        encoded = _encode_kl(value)
-    elif name == "progress":
-        encoded = _encode_progress(value)
-    else:
-        encoded = _encode_unit(value / 10.0 if name == "entropy" else value)
-    features = jnp.stack([jnp.ones(()), *encoded])
-    return jnp.where(present, features, 0.0)
+    # Absent scalars are no nan on the way: users debug with jax_debug_nans.
+    given = [extras.get(name) for name in EXTRAS]
+    raw = jnp.stack([jnp.asarray(0.0 if x is None else x, jnp.float32) for x in given])
+    present = jnp.isfinite(raw) & np.asarray([x is not None for x in given])
+    value = dict(zip(EXTRAS, jnp.where(present, raw, 0.0), strict=True))
+    logarithm = _bounded(jnp.log(jnp.maximum(value["kl"], _TINY) / 0.01), 5.0)
+    progress = jnp.clip(value["progress"], 0.0, 1.0)
+    units = jnp.clip(jnp.stack([value[name] for name in _UNITS]) * _UNIT_SCALES, -1.0, 1.0)
+    pairs = jnp.stack(
+        [
+            jnp.stack(_encode_value(value["value"], loss)),
+            jnp.stack([logarithm, jnp.abs(logarithm)]),
+            *jnp.stack([units, jnp.square(units)], axis=1),
+            jnp.stack([progress, jnp.log(1.01 - progress) / 4.7]),
+        ]
+    )
+    features = jnp.concatenate([jnp.ones((len(EXTRAS), 1)), pairs], axis=1)
+    return jnp.where(present[:, None], features, 0.0).reshape(-1)
 
 
 class Sample(NamedTuple):
@@ -153,13 +154,9 @@ class Sample(NamedTuple):
     p: Float[Array, "tokens sample"]
 
 
-def _rms(x: Array) -> Array:
-    return jnp.sqrt(jnp.mean(jnp.square(x), axis=-1))
-
-
-def _cosine(a: Array, b: Array) -> Array:
-    dot = jnp.mean(a * b, axis=-1)
-    return dot / jnp.maximum(_rms(a) * _rms(b), _TINY)
+def rms(x: Float[Array, "*n k"]) -> Float[Array, "*n"]:
+    """Root of the mean square along the last axis."""
+    return safe_sqrt(jnp.mean(jnp.square(x), axis=-1))
 
 
 def shape_features(shape: Shape, tokens: int) -> np.ndarray:
@@ -172,6 +169,15 @@ def shape_features(shape: Shape, tokens: int) -> np.ndarray:
     fan_in = math.prod(shape[:-1]) if rank > 1 else 1
     row = [math.log10(size) / 4 - 0.5, math.log10(fan_in) / 3, rank < 2, rank == 2, rank > 2]
     return np.tile(np.asarray(row, np.float32), (tokens, 1))
+
+
+# Rows of the table of sizes that the ratios below compare.
+_G, _M, _P, _U, _V, _MEAN_G, _MEAN_U, _ONE, _USUAL_P, _ALL_P, _ALL_G = range(11)
+_NUMERATORS = np.asarray([_G, _M, _U, _U, _G, _P, _P, _G])
+_DENOMINATORS = np.asarray([_V, _V, _ONE, _MEAN_U, _MEAN_G, _USUAL_P, _ALL_P, _ALL_G])
+_LIMITS = np.asarray([4.0, 4.0, 4.0, 2.0, 2.0, 8.0, 4.0, 4.0], np.float32)
+USUAL_RMS = math.exp(-3.0)
+"""Root mean square of a parameter that counts as neither small nor large."""
 
 
 def token_features(
@@ -187,38 +193,53 @@ def token_features(
     Returns:
       ``NUM_TOKEN_FEATURES`` features a token and four global ones, all bounded.
     """
+    # Few operations on stacked rows: one by one, the statistics would cost more than the network.
     weights = counts / jnp.sum(counts)
+    sizes = _sizes(sample)
+    overall = safe_sqrt(jnp.sum(weights * jnp.square(sizes[: _V + 1]), axis=-1))
+    cosines = _cosines(sample, sizes)
+    constants = jnp.stack([jnp.ones(()), jnp.asarray(USUAL_RMS), overall[_P], overall[_G]])
+    table = jnp.concatenate([sizes, jnp.broadcast_to(constants[:, None], (4, counts.size))])
+    ratios = _log_ratio(table[_NUMERATORS], table[_DENOMINATORS], _LIMITS[:, None])
+    known = (sizes[_P] > 0).astype(jnp.float32)
+    per_token = jnp.concatenate([ratios, cosines, known[None], static.T]).T
+    network = _log_ratio(
+        overall[np.asarray([_P, _M, _U])],
+        jnp.stack([jnp.asarray(USUAL_RMS), overall[_V], jnp.ones(())]),
+        np.asarray([8.0, 4.0, 4.0], np.float32),
+    )
+    return per_token, jnp.append(network, jnp.sum(weights * cosines[0]))
 
-    def overall(per_token: Array) -> Array:
-        return jnp.sqrt(jnp.sum(weights * jnp.square(per_token)))
 
-    normalized = sample.m * _inverse_sqrt(sample.v)
-    rms_g, rms_m, rms_p = _rms(sample.g), _rms(sample.m), _rms(sample.p)
-    rms_v = jnp.sqrt(jnp.mean(sample.v, axis=-1))
-    rms_u, mean_u = _rms(normalized), jnp.mean(jnp.abs(normalized), axis=-1)
-    mean_g = jnp.mean(jnp.abs(sample.g), axis=-1)
-    cosine = _cosine(sample.g, sample.m)
-    rows = [
-        _log_ratio(rms_g, rms_v),
-        _log_ratio(rms_m, rms_v),
-        cosine,
-        _log_ratio(rms_u, jnp.ones(())),
-        _log_ratio(rms_u, mean_u, 2.0),
-        _log_ratio(rms_g, mean_g, 2.0),
-        _cosine(sample.p, sample.m),
-        _cosine(sample.p, sample.g),
-        _log_ratio(rms_p, jnp.full((), math.exp(-3.0)), 8.0),
-        _log_ratio(rms_p, overall(rms_p)),
-        _log_ratio(rms_g, overall(rms_g)),
-        (rms_p > 0).astype(jnp.float32),
-    ]
-    network = [
-        _log_ratio(overall(rms_p), jnp.full((), math.exp(-3.0)), 8.0),
-        _log_ratio(overall(rms_m), overall(rms_v)),
-        jnp.sum(weights * cosine),
-        _log_ratio(overall(rms_u), jnp.ones(())),
-    ]
-    return jnp.concatenate([jnp.stack(rows, axis=-1), static], axis=-1), jnp.stack(network)
+def _sizes(sample: Sample) -> Float[Array, "7 tokens"]:
+    """Sizes of gradient, momentum, parameter, normalised momentum and second moment; two means."""
+    normalized = sample.m * inverse_sqrt(sample.v)
+    roots = rms(jnp.stack([sample.g, sample.m, sample.p, normalized, safe_sqrt(sample.v)]))
+    means = jnp.mean(jnp.abs(jnp.stack([sample.g, normalized])), axis=-1)
+    return jnp.concatenate([roots, means])
+
+
+def _cosines(sample: Sample, sizes: Float[Array, "7 tokens"]) -> Float[Array, "3 tokens"]:
+    """Of gradient and momentum, parameter and momentum, parameter and gradient."""
+    left, right = np.asarray([_G, _P, _P]), np.asarray([_M, _M, _G])
+    vectors = jnp.stack([sample.g, sample.m, sample.p])
+    dots = jnp.mean(vectors[left] * vectors[right], axis=-1)
+    lengths = sizes[left] * sizes[right]
+    known = lengths > _SHORT
+    return jnp.where(known, dots / jnp.where(known, lengths, 1.0), 0.0)
+
+
+def input_row(name: str, index: int) -> int:
+    """Row of the token network's inputs that holds a feature.
+
+    Args:
+      name: ``"time"``, or one of :data:`EXTRAS`.
+      index: which of its features.
+    """
+    network = NUM_TOKEN_FEATURES + NUM_GLOBAL_FEATURES
+    if name == "time":
+        return network - NUM_TIME_FEATURES + index
+    return network + EXTRAS.index(name) * NUM_EXTRA_FEATURES + index
 
 
 def time_features(count: Array) -> Float[Array, " 4"]:
@@ -230,17 +251,13 @@ def time_features(count: Array) -> Float[Array, " 4"]:
     return t / (t + jnp.asarray([3.0, 30.0, 300.0, 3000.0]))
 
 
-def _inverse_sqrt(v: Array) -> Array:
-    return jnp.where(v > 0, 1.0 / jnp.sqrt(jnp.where(v > 0, v, 1.0)), 0.0)
-
-
 def coordinate_features(sample: Sample) -> Float[Array, "tokens sample 3"]:
     """What the encoder reads: gradient and momentum over ``sqrt(v)``, and relative parameters."""
-    inverse = _inverse_sqrt(sample.v)
+    inverse = inverse_sqrt(sample.v)
     # Before there is a history, the gradient is compared with its own token instead.
-    own = sample.g / jnp.maximum(_rms(sample.g)[:, None], _TINY)
-    gradient = jnp.where(sample.v > 0, sample.g * inverse, own)
-    parameter = sample.p / jnp.maximum(_rms(sample.p)[:, None], _TINY)
+    own = sample.g / jnp.maximum(rms(sample.g)[:, None], _TINY)
+    gradient = jnp.where(sample.v > NEGLIGIBLE, sample.g * inverse, own)
+    parameter = sample.p / jnp.maximum(rms(sample.p)[:, None], _TINY)
     stacked = jnp.stack([gradient, sample.m * inverse, parameter], axis=-1)
     return jnp.sign(stacked) * jnp.log1p(jnp.minimum(jnp.abs(stacked), 100.0))
 

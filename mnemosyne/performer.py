@@ -52,21 +52,41 @@ def linear_attention(
     Returns:
       A convex combination of the values for each query.
     """
-    weighted = key_features * weights[..., None]
-    numerator = query_features @ (jnp.swapaxes(weighted, -1, -2) @ values)
-    denominator = query_features @ jnp.sum(weighted, axis=-2)[..., None]
-    return numerator / (denominator + 1e-9)
+    # A column of ones beside the values gives the normalisation in the same two products.
+    extended = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
+    sums = jnp.swapaxes(key_features, -1, -2) @ (extended * weights[..., None])
+    read = query_features @ sums
+    return read[..., :-1] / (read[..., -1:] + 1e-9)
 
 
 def attention_init(key: Key[Array, ""], dim: int, key_dim: int) -> Params:
     """Parameters of :func:`attention`; damped output, so a fresh block is near the identity."""
-    key_q, key_k, key_v, key_o = jax.random.split(key, 4)
+    key_in, key_out = jax.random.split(key)
     return {
-        "query": linear_init(key_q, dim, key_dim),
-        "key": linear_init(key_k, dim, key_dim),
-        "value": linear_init(key_v, dim, dim),
-        "out": 0.5 * linear_init(key_o, dim, dim),
+        "qkv": linear_init(key_in, dim, 2 * key_dim + dim),
+        "out": 0.5 * linear_init(key_out, dim, dim),
     }
+
+
+def query_key_value(
+    x: Float[Array, "*b n d"],
+    weights: Float[Array, "d out"],
+    feature_map: FeatureMap,
+    directions: Float[Array, "m k"],
+) -> tuple[Float[Array, "*b n r"], Float[Array, "*b n r"], Float[Array, "*b n v"]]:
+    """Features of queries and keys, and values, of pre-normalised tokens; one matrix product.
+
+    Args:
+      x: tokens.
+      weights: queries, keys and values side by side.
+      feature_map: kernel features.
+      directions: the features' fixed directions; their width is that of a key.
+    """
+    width = directions.shape[1]
+    projected = rms_norm(x) @ weights
+    both = jnp.stack([projected[..., :width], projected[..., width : 2 * width]])
+    query, key = feature_map(bound_norm(both), directions)
+    return query, key, projected[..., 2 * width :]
 
 
 def attention(
@@ -77,10 +97,8 @@ def attention(
     directions: Float[Array, "m k"],
 ) -> Float[Array, "*b n d"]:
     """Pre-normalised linear self-attention, without the residual connection."""
-    normed = rms_norm(x)
-    query = feature_map(bound_norm(normed @ params["query"]), directions)
-    key = feature_map(bound_norm(normed @ params["key"]), directions)
-    return linear_attention(query, key, normed @ params["value"], weights) @ params["out"]
+    query, key, values = query_key_value(x, params["qkv"], feature_map, directions)
+    return linear_attention(query, key, values, weights) @ params["out"]
 
 
 def feed_forward_init(key: Key[Array, ""], dim: int, hidden: int) -> Params:

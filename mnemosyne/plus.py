@@ -13,14 +13,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from mnemosyne import controller, features, memory, rule, units
+from mnemosyne import controller, features, halves, memory, rule, units
 from mnemosyne.config import MnemosyneConfig
-from mnemosyne.controller import Controls, MetaParams
+from mnemosyne.controller import MetaParams
 from mnemosyne.features import LossState
 from mnemosyne.layout import Layout, make_layout, sample_indices
 from mnemosyne.memory import MemoryState
 from mnemosyne.packing import Blocks, Packing, from_blocks, make_packing, take, to_blocks
+from mnemosyne.rule import Coefficients, Controls
 from mnemosyne.units import UnitState
+
+_TINY = 1e-30
 
 
 class ScaleByMnemosyneState(NamedTuple):
@@ -34,7 +37,7 @@ class ScaleByMnemosyneState(NamedTuple):
       mu: first moment, in units of ``units.scale``.
       nu: second moment, in units of ``units.scale ** 2``.
       mu_mass: bias correction of ``mu``, one a token.
-      nu_mass: bias correction of ``nu``.
+      nu_mass: bias correction of ``nu``, one a token.
       memory: associative memory, one slot a token (shared on networks of very many tensors).
       loss: running statistics of the loss, if the host passes it.
       units: running size of the gradient, and how many were skipped.
@@ -44,7 +47,7 @@ class ScaleByMnemosyneState(NamedTuple):
     mu: optax.Updates
     nu: optax.Updates
     mu_mass: Float[Array, " tokens"]
-    nu_mass: Float[Array, ""]
+    nu_mass: Float[Array, " tokens"]
     memory: MemoryState
     loss: LossState
     units: UnitState
@@ -70,14 +73,16 @@ def scale_by_plus(
     """See :func:`mnemosyne.scale_by_mnemosyne`."""
 
     def init(params: optax.Params) -> ScaleByMnemosyneState:
+        if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
+            raise ValueError("complex parameters are not supported; optimize their real parts.")
         layout = layout_of(params, config)
         heads, width = len(config.taus), config.num_features
         return ScaleByMnemosyneState(
             count=jnp.zeros((), jnp.int32),
-            mu=optax.tree.zeros_like(params, dtype=jnp.float32),
-            nu=optax.tree.zeros_like(params, dtype=jnp.float32),
+            mu=optax.tree.zeros_like(params, dtype=halves.MU_DTYPES[config.moments]),
+            nu=optax.tree.zeros_like(params, dtype=halves.NU_DTYPES[config.moments]),
             mu_mass=jnp.zeros(layout.num_tokens),
-            nu_mass=jnp.zeros(()),
+            nu_mass=jnp.zeros(layout.num_tokens),
             memory=memory.init(layout.num_slots, heads, width, config.dim),
             loss=features.init_loss(),
             units=units.init(),
@@ -121,46 +126,69 @@ def _update(
     p = [jnp.zeros_like(leaf) for leaf in g] if params is None else treedef.flatten_up_to(params)
     layout = layout_of(updates, config)
     packing = make_packing(layout, config.sample)
-    verdict, unit_state = units.judge(state.units, [leaf for leaf in g if leaf.size])
     groups = (g, treedef.flatten_up_to(state.mu), treedef.flatten_up_to(state.nu), p)
     tensors = _Tensors(*(to_blocks(group, packing, layout) for group in groups))
-    tensors = tensors._replace(g=[jnp.where(verdict.ok, block, 0.0) for block in tensors.g])
-    loss = features.update_loss(state.loss, jnp.asarray(extras.get("value", jnp.nan), jnp.float32))
-    sample = _draw(tensors, packing, state, verdict)
-    encoded = {
-        name: features.encode_extra(name, extras.get(name), loss) for name in features.EXTRAS
-    }
-    controls, remembered = _control(theta, config, layout, sample, state, encoded)
-    corrections = rule.Corrections(
-        mu=controls.beta1 * state.mu_mass + (1.0 - controls.beta1),
-        nu=rule.BETA2 * state.nu_mass + (1.0 - rule.BETA2),
+    verdict, unit_state = units.judge(state.units, tensors.g)
+    tensors = tensors._replace(
+        g=[jnp.where(verdict.ok, block * verdict.inverse, 0.0) for block in tensors.g]
     )
-    deltas, mu, nu = _apply(theta, packing, tensors, controls, corrections, verdict, _rms(sample.p))
+    loss = state.loss
+    if "value" in extras:
+        loss = features.update_loss(loss, jnp.asarray(extras["value"], jnp.float32))
+    sample = _draw(tensors, packing, state, verdict)
+    encoded = features.encode_extras(extras, loss)
+    controls, remembered = _control(theta, config, layout, sample, state, encoded)
+    coefficients, masses = _coefficients(controls, state, verdict, features.rms(sample.p))
+    deltas, mu, nu = _apply(packing, tensors, coefficients, config)
 
-    def settle(new: Any, old: Any, keep_on_restart: float) -> Any:
-        kept = jnp.where(verdict.restart, keep_on_restart, 1.0)
-        return jax.tree.map(lambda n, o: jnp.where(verdict.ok, n, o * kept), new, old)
-
-    def rebuild(blocks: Blocks) -> optax.Updates:
-        return treedef.unflatten(from_blocks(blocks, packing, layout))
+    def rebuild(blocks: Blocks, like: optax.Updates) -> optax.Updates:
+        leaves = treedef.unflatten(from_blocks(blocks, packing, layout))
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), leaves, like)
 
     new_state = ScaleByMnemosyneState(
         count=jnp.asarray(optax.safe_increment(state.count)),
-        mu=rebuild(settle(mu, tensors.mu, 0.0)),
-        nu=rebuild(settle(nu, tensors.nu, 0.0)),
-        mu_mass=settle(corrections.mu, state.mu_mass, 0.0),
-        nu_mass=settle(corrections.nu, state.nu_mass, 0.0),
-        memory=settle(remembered, state.memory, 1.0),
+        mu=rebuild(mu, state.mu),
+        nu=rebuild(nu, state.nu),
+        mu_mass=masses[0],
+        nu_mass=masses[1],
+        memory=jax.tree.map(lambda n, o: jnp.where(verdict.ok, n, o), remembered, state.memory),
         loss=loss,
         units=unit_state,
     )
-    deltas = rebuild([jnp.where(verdict.ok, delta, 0.0) for delta in deltas])
-    like = updates if params is None else params
-    return jax.tree.map(lambda d, x: d.astype(x.dtype), deltas, like), new_state
+    return rebuild(deltas, updates if params is None else params), new_state
 
 
-def _rms(x: Float[Array, "tokens sample"]) -> Float[Array, " tokens"]:
-    return jnp.sqrt(jnp.mean(jnp.square(x), axis=-1))
+def _coefficients(
+    controls: Controls,
+    state: ScaleByMnemosyneState,
+    verdict: units.Verdict,
+    rms_p: Float[Array, " tokens"],
+) -> tuple[Coefficients, tuple[Array, Array]]:
+    """Row coefficients of each token, and the weight its moments have gathered.
+
+    A skipped gradient is a matter of coefficients, so that nothing has to be chosen coordinate by
+    coordinate: it keeps the moments, or drops them at a restart, and takes no step.
+    """
+    idle = jnp.where(verdict.restart, 0.0, 1.0)
+    keep_mu, keep_nu = (jnp.where(verdict.ok, x, idle) for x in (controls.beta1, controls.beta2))
+    add_mu, add_nu = (jnp.where(verdict.ok, 1.0 - x, 0.0) for x in (controls.beta1, controls.beta2))
+    mu_mass, nu_mass = keep_mu * state.mu_mass + add_mu, keep_nu * state.nu_mass + add_nu
+    step = jnp.where(verdict.ok, rule.BASE_STEP * jnp.exp(controls.log_step), 0.0)
+    unknown = rms_p <= 0
+    coefficients = Coefficients(
+        keep_mu=(keep_mu * verdict.ratio)[:, None],
+        add_mu=add_mu[:, None],
+        keep_nu=(keep_nu * jnp.square(verdict.ratio))[:, None],
+        add_nu=add_nu[:, None],
+        correct_mu=(1.0 / jnp.maximum(mu_mass, _TINY))[:, None],
+        correct_nu=(1.0 / jnp.maximum(nu_mass, _TINY))[:, None],
+        step=step[:, None],
+        nesterov=controls.nesterov[:, None],
+        inverse_rms_p=jnp.where(unknown, 0.0, 1.0 / jnp.where(unknown, 1.0, rms_p))[:, None],
+        momentum_gates=controls.momentum_gates,
+        gradient_gates=controls.gradient_gates,
+    )
+    return coefficients, (mu_mass, nu_mass)
 
 
 def _draw(
@@ -168,11 +196,10 @@ def _draw(
 ) -> features.Sample:
     """Coordinates for statistics and encoder, bias-corrected, in the units of this step."""
     g, mu, nu, p = (take(blocks, packing) for blocks in tensors)
-    ratio, tiny = verdict.ratio, 1e-30
     return features.Sample(
-        g=g * verdict.inverse,
-        m=mu * (ratio / jnp.maximum(state.mu_mass, tiny))[:, None],
-        v=nu * (jnp.square(ratio) / jnp.maximum(state.nu_mass, tiny)),
+        g=g,
+        m=mu * (verdict.ratio / jnp.maximum(state.mu_mass, _TINY))[:, None],
+        v=nu * (jnp.square(verdict.ratio) / jnp.maximum(state.nu_mass, _TINY))[:, None],
         p=p,
     )
 
@@ -191,12 +218,12 @@ def _control(
     layout: Layout,
     sample: features.Sample,
     state: ScaleByMnemosyneState,
-    extras: dict[str, Float[Array, " 3"]],
+    extras: Float[Array, " extras"],
 ) -> tuple[Controls, MemoryState]:
     """Sample -> features -> token network -> controls."""
     shapes, counts = _static(layout.shapes, layout.tokens)
     per_token, network = features.token_features(sample, jnp.asarray(counts), jnp.asarray(shapes))
-    network = jnp.concatenate([network, features.time_features(state.count)])
+    network = jnp.concatenate([network, features.time_features(state.count), extras])
     context = jnp.broadcast_to(network, (layout.num_tokens, network.size))
     chunk_size, num_chunks = config.chunk
     read = sample_indices(config.sample, chunk_size * num_chunks)
@@ -209,32 +236,18 @@ def _control(
         jnp.concatenate([per_token, context], axis=-1),
         coordinates.reshape(layout.num_tokens, num_chunks, chunk_size, -1),
         jnp.asarray(counts),
-        extras,
     )
 
 
 def _apply(
-    theta: MetaParams,
-    packing: Packing,
-    tensors: _Tensors,
-    controls: Controls,
-    corrections: rule.Corrections,
-    verdict: units.Verdict,
-    rms_p: Float[Array, " tokens"],
+    packing: Packing, tensors: _Tensors, coefficients: Coefficients, config: MnemosyneConfig
 ) -> tuple[Blocks, Blocks, Blocks]:
     """Runs the rule on every block; returns updates and moments."""
-    inverse_rms_p = jnp.where(rms_p > 0, 1.0 / jnp.where(rms_p > 0, rms_p, 1.0), 0.0)
-    ratio, results = verdict.ratio, []
+    results = []
     for tokens, g, mu, nu, p in zip(packing.row_tokens, *tensors, strict=True):
-        delta, moments = rule.update_rows(
-            g * verdict.inverse,
-            rule.Moments(mu * ratio, nu * jnp.square(ratio)),
-            p,
-            Controls(*(control[tokens] for control in controls)),
-            rule.Corrections(corrections.mu[tokens], corrections.nu),
-            theta.get("residual"),
-            inverse_rms_p[tokens],
-        )
+        delta, moments = rule.update_rows(g, rule.Moments(mu, nu), p, coefficients.rows(tokens))
+        if config.moments == "lean":
+            moments = moments._replace(nu=halves.round_stochastically(moments.nu, g, moments.mu))
         results.append((delta, *moments))
     deltas, mus, nus = (list(group) for group in zip(*results, strict=True))
     return deltas, mus, nus

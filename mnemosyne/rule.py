@@ -1,28 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``plus`` update of one tensor: Adam with learned step and momentum, and a bounded residual.
+"""The ``plus`` update of one tensor: Adam with learned step and decays, and a bounded residual.
 
     m <- beta1 m + (1 - beta1) g          u = m / mass1 / sqrt(v / mass2)
     v <- beta2 v + (1 - beta2) g^2        h = g         / sqrt(v / mass2)
     update = -1e-3 exp(log_step) * (u (1 + r1) + h (nesterov + r2))
 
-``r1, r2`` come from a four-input network of ratios that do not change when gradient and parameter
-flip sign, so the update flips with them, and it vanishes where the gradient history does. It is
-written as unrolled scalar arithmetic: XLA fuses it into one loop over the coordinates, where a
-matrix product would materialise ``n x features`` arrays.
+``r1`` and ``r2`` are the residual: readouts of four bounded functions of the coordinate, with
+coefficients that the network chooses for each token. The functions do not change when gradient and
+parameter flip sign, so the update flips with them, and it vanishes where the gradient history does.
+All of it is scalar arithmetic without transcendental functions: XLA fuses it into one vectorized
+loop over the coordinates, where a matrix product would materialise ``n x features`` arrays.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from mnemosyne.controller import Controls
-
 BASE_STEP = 1e-3
-BETA2 = 0.99
-EPS = 1e-16
+NEGLIGIBLE = 1e-24
+"""Squared gradients this small, in units of the largest, count as none: a coordinate with no larger
+history does not move. Derivatives, which meta-training needs, would overflow."""
+NUM_BASIS = 4
+"""Functions of a coordinate that the residual reads."""
+
+
+class Controls(NamedTuple):
+    """What the network decides for each token, or for each row of one.
+
+    Attributes:
+      log_step: logarithm of the step size relative to 1e-3.
+      nesterov: weight of the fresh gradient beside the momentum, in (-1, 1).
+      beta1: decay of the first moment, in (0, 1).
+      beta2: decay of the second moment, in (0, 1).
+      momentum_gates: coefficients of ``r1``, each in (-0.5, 0.5); no columns without a residual.
+      gradient_gates: coefficients of ``r2``.
+    """
+
+    log_step: Float[Array, " tokens"]
+    nesterov: Float[Array, " tokens"]
+    beta1: Float[Array, " tokens"]
+    beta2: Float[Array, " tokens"]
+    momentum_gates: Float[Array, "tokens basis"]
+    gradient_gates: Float[Array, "tokens basis"]
 
 
 class Moments(NamedTuple):
@@ -32,54 +56,87 @@ class Moments(NamedTuple):
     nu: Float[Array, "rows width"]
 
 
-class Corrections(NamedTuple):
-    """Bias corrections: the weight that the moving averages have gathered so far, in (0, 1]."""
+class Coefficients(NamedTuple):
+    """All that the loop over coordinates needs to know of a row.
 
-    mu: Float[Array, " rows"]
-    nu: Float[Array, ""]
+    Attributes:
+      keep_mu: factor of the old first moment.
+      add_mu: factor of the gradient in the new one.
+      keep_nu: factor of the old second moment.
+      add_nu: factor of the squared gradient in the new one.
+      correct_mu: bias correction of the new first moment.
+      correct_nu: bias correction of the new second moment.
+      step: step size.
+      nesterov: weight of the fresh gradient.
+      inverse_rms_p: 1 over the rms of the parameter, 0 where it is zero or unknown.
+      momentum_gates: see :class:`Controls`.
+      gradient_gates: see :class:`Controls`.
+    """
+
+    keep_mu: Float[Array, "rows 1"]
+    add_mu: Float[Array, "rows 1"]
+    keep_nu: Float[Array, "rows 1"]
+    add_nu: Float[Array, "rows 1"]
+    correct_mu: Float[Array, "rows 1"]
+    correct_nu: Float[Array, "rows 1"]
+    step: Float[Array, "rows 1"]
+    nesterov: Float[Array, "rows 1"]
+    inverse_rms_p: Float[Array, "rows 1"]
+    momentum_gates: Float[Array, "rows basis"]
+    gradient_gates: Float[Array, "rows basis"]
+
+    def rows(self, tokens: np.ndarray) -> Coefficients:
+        """The coefficients of each row, given its token; one gather for all of them."""
+        table = jnp.concatenate(self, axis=1)[tokens]
+        edges = np.cumsum([part.shape[1] for part in self])[:-1]
+        return Coefficients(*jnp.split(table, edges, axis=1))
+
+
+def safe_sqrt(x: Array) -> Array:
+    """``sqrt(x)`` for ``x >= 0``; 0, with derivative 0, below :data:`NEGLIGIBLE`."""
+    known = x > NEGLIGIBLE
+    return jnp.where(known, jnp.sqrt(jnp.where(known, x, 1.0)), 0.0)
+
+
+def inverse_sqrt(x: Array) -> Array:
+    """``1 / sqrt(x)`` for ``x >= 0``; 0, with derivative 0, below :data:`NEGLIGIBLE`."""
+    known = x > NEGLIGIBLE
+    return jnp.where(known, 1.0 / jnp.sqrt(jnp.where(known, x, 1.0)), 0.0)
 
 
 def _squash(x: Array) -> Array:
-    """``x / (1 + |x|)``: bounded by 1, no transcendental function."""
-    return x / (1.0 + jnp.abs(x))
+    """``x / sqrt(1 + x^2)``, bounded by 1; cheaper than a division."""
+    return x * jax.lax.rsqrt(1.0 + jnp.square(x))
 
 
-def residual_gates(
-    weights: dict[str, Array],
-    hidden: Float[Array, "rows hidden"],
-    u: Float[Array, "rows width"],
-    h: Float[Array, "rows width"],
-    p: Float[Array, "rows width"],
-) -> tuple[Float[Array, "rows width"], Float[Array, "rows width"]]:
-    """``r1, r2`` of the module docstring, each in (-1, 1).
+def basis(u: Array, h: Array, p: Array) -> tuple[Array, Array, Array, Array]:
+    """The functions that the residual reads, each within [-1, 1].
 
     Args:
-      weights: ``in [4, hidden]`` and ``out [hidden, 2]``.
-      hidden: the tokens' shift of the hidden units.
       u: normalised momentum.
       h: normalised gradient.
       p: parameter over the rms of its token.
+
+    Returns:
+      Size of momentum and of gradient, their agreement, and whether the momentum shrinks the
+      parameter.
     """
-    inputs = (jnp.abs(_squash(u)), jnp.abs(_squash(h)), _squash(u * h), _squash(u * p))
-    r1, r2 = jnp.zeros(()), jnp.zeros(())
-    for j in range(hidden.shape[1]):
-        unit = hidden[:, j : j + 1]
-        for i, x in enumerate(inputs):
-            unit = unit + weights["in"][i, j] * x
-        unit = jnp.maximum(unit, 0.0)
-        r1 = r1 + weights["out"][j, 0] * unit
-        r2 = r2 + weights["out"][j, 1] * unit
-    return _squash(r1), _squash(r2)
+    u, h, p = _squash(u), _squash(h), _squash(p)
+    return jnp.abs(u), jnp.abs(h), u * h, u * p
+
+
+def _readout(coefficients: Float[Array, "rows basis"], functions: tuple[Array, ...]) -> Array:
+    return sum(
+        (coefficients[:, i : i + 1] * function for i, function in enumerate(functions)),
+        start=jnp.zeros(()),
+    )
 
 
 def update_rows(
     g: Float[Array, "rows width"],
     moments: Moments,
     p: Float[Array, "rows width"],
-    controls: Controls,
-    corrections: Corrections,
-    residual: dict[str, Array] | None,
-    inverse_rms_p: Float[Array, " rows"],
+    row: Coefficients,
 ) -> tuple[Float[Array, "rows width"], Moments]:
     """The equations of the module docstring, for rows that each belong to one token.
 
@@ -87,23 +144,19 @@ def update_rows(
       g: gradient in units of the running scale.
       moments: before this gradient.
       p: parameter.
-      controls: of each row's token.
-      corrections: after this gradient.
-      residual: weights of the per-coordinate network, or ``None``.
-      inverse_rms_p: 1 over the rms of the parameter, 0 where it is zero or unknown.
+      row: coefficients of each row.
 
     Returns:
       The update and the new moments.
     """
-    beta1 = controls.beta1[:, None]
-    mu = beta1 * moments.mu + (1.0 - beta1) * g
-    nu = BETA2 * moments.nu + (1.0 - BETA2) * jnp.square(g)
-    inverse = 1.0 / (jnp.sqrt(nu / corrections.nu) + EPS)
-    u = mu / corrections.mu[:, None] * inverse
+    mu = row.keep_mu * moments.mu + row.add_mu * g
+    nu = row.keep_nu * moments.nu + row.add_nu * jnp.square(g)
+    inverse = inverse_sqrt(nu * row.correct_nu)
+    u = mu * row.correct_mu * inverse
     h = g * inverse
-    momentum_gate, gradient_gate = jnp.ones(()), controls.nesterov[:, None]
-    if residual is not None:
-        r1, r2 = residual_gates(residual, controls.hidden, u, h, p * inverse_rms_p[:, None])
-        momentum_gate, gradient_gate = momentum_gate + r1, gradient_gate + r2
-    step = BASE_STEP * jnp.exp(controls.log_step)[:, None]
-    return -step * (u * momentum_gate + h * gradient_gate), Moments(mu, nu)
+    momentum_gate, gradient_gate = jnp.ones(()), row.nesterov
+    if row.momentum_gates.shape[1]:
+        functions = basis(u, h, p * row.inverse_rms_p)
+        momentum_gate = momentum_gate + _readout(row.momentum_gates, functions)
+        gradient_gate = gradient_gate + _readout(row.gradient_gates, functions)
+    return -row.step * (u * momentum_gate + h * gradient_gate), Moments(mu, nu)

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from mnemosyne.plus import ScaleByMnemosyneState
+from mnemosyne.rule import inverse_sqrt
 
 Scalars = dict[str, Float[Array, ""]]
 
@@ -50,8 +51,8 @@ def telemetry(state: Any, updates: optax.Updates, params: optax.Params) -> Scala
     ours = find_state(state)
     if ours is None:
         return scalars
-    adam = jax.tree.map(lambda m, v: -m / (jnp.sqrt(v) + 1e-16), ours.mu, ours.nu)
-    normalized = jnp.sqrt(ours.nu_mass) / jnp.maximum(jnp.mean(ours.mu_mass), 1e-30)
+    adam = jax.tree.map(lambda m, v: -m * inverse_sqrt(v), ours.mu, ours.nu)
+    normalized = jnp.sqrt(jnp.mean(ours.nu_mass)) / jnp.maximum(jnp.mean(ours.mu_mass), 1e-30)
     return scalars | {
         "optimizer/cosine_to_momentum": -_cosine(updates, ours.mu),
         "optimizer/cosine_to_adam": _cosine(updates, adam),

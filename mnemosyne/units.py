@@ -18,7 +18,7 @@ JUMP = 1e6
 MAX_SKIPS = 10
 """After this many skipped gradients in a row the moments start anew."""
 
-DECAY = 0.995
+DECAY = 0.9996
 """Decay of the running size of the gradient, an update."""
 
 
@@ -81,8 +81,8 @@ def judge(state: UnitState, gradients: list[Array]) -> tuple[Verdict, UnitState]
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(g)).astype(jnp.float32) for g in gradients]))
     known = state.peak > 0
     ok = jnp.isfinite(largest) & (~known | (largest / JUMP <= state.peak))
-    # Decays no faster than the second moment's root, 0.99 ** 0.5, so that moments in units stay
-    # below 1 for ever.
+    # Decays no faster than the second moment's root can, 0.999 ** 0.5, so that moments in units
+    # stay below 1 for ever.
     moved = jnp.maximum(largest, DECAY * state.peak)
     restart = ~ok & (state.skipped_in_row + 1 >= MAX_SKIPS)
     peak = jnp.where(ok, moved, jnp.where(restart, 0.0, state.peak))

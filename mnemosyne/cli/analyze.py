@@ -114,19 +114,20 @@ def _families(config: Analyze, network: Any) -> dict[str, tuple[Any, int]]:
     """Systems by name, with the inner steps of a truncation."""
     from experiments import data, policies, recipes, splits
     from mnemosyne.cli.parse import nearest
+    from mnemosyne.learned import mnemosyne_rule
 
+    rule = mnemosyne_rule(network)
     if config.recipe == "rl":
         found = {
             problem.name: (
-                policies.make_system(problem, network),
+                policies.make_system(problem, rule),
                 problem.config.rollouts_per_epoch * problem.config.updates_per_rollout,
             )
             for problem in splits.meta_train_problems()
         }
     else:
-        recipe = recipes.RECIPES["base"](network, data.data_dir(config.data_dir))
-        steps = recipes.HORIZON.truncation
-        found = {name: (system, steps) for name, system in recipe.families.items()}
+        systems = recipes.base_systems(rule, data.data_dir(config.data_dir))
+        found = {name: (system, recipes.HORIZON.truncation) for name, system in systems.items()}
     if config.family is None:
         return found
     chosen = {name: value for name, value in found.items() if config.family in name}

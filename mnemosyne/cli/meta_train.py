@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json as jsonlib
 import re
 import shlex
 import time
@@ -28,14 +29,23 @@ class MetaTrain:
     """Number of outer steps instead of a budget; makes a run reproducible to the bit."""
     resume: bool = False
     """Go on with the run in --out, whose settings then hold."""
-    pairs: int = 8
-    """Antithetic pairs a task family."""
+    workers: int | None = None
+    """Inner problems a task family and outer step; antithetic pairs for evolution strategies.
+    Default: what the recipe says."""
+    estimator: Literal["bptt", "full-es", "truncated-es", "pes", "es-single"] | None = None
+    """How meta-gradients are estimated; default: what the recipe says."""
     seed: int = 0
     """Meta-seed."""
     data_dir: str | None = None
     """Folder with mnist.npz; default: MNEMOSYNE_DATA_DIR, else the bundled digits."""
     init: str | None = None
     """Artifact to start from; default: what the recipe says."""
+    rule: str = "mnemosyne"
+    """Learned optimizer: ours, or a baseline such as lstm or adafac-mlp."""
+    network: tuple[str, ...] = ()
+    """Changes of our network as FIELD=VALUE in JSON, such as residual=false or kernel=\"ema\"."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the meta-parameters that stay as they are, by name, such as log_tau."""
     json: Path | None = None
     """File for the numbers that are printed."""
     quiet: bool = False
@@ -87,11 +97,15 @@ def run(config: MetaTrain) -> dict[str, Any]:
     else:
         settings = {
             "recipe": config.recipe,
-            "pairs": config.pairs,
+            "workers": config.workers,
+            "estimator": config.estimator,
             "seed": config.seed,
             "outer_steps": config.outer_steps or 0,
             "data_dir": config.data_dir,
             "init": config.init,
+            "rule": config.rule,
+            "network": list(config.network),
+            "freeze": list(config.freeze),
             "versions": versions(),
         }
         session, advance, start = _prepare(folder, settings)
@@ -109,25 +123,53 @@ def _prepare(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
     from mnemosyne.meta import session
 
     artifact = mnemosyne.load(settings["init"]) if settings["init"] else None
-    network = artifact.config if artifact else mnemosyne.MnemosyneConfig()
-    recipe = recipes.RECIPES[settings["recipe"]](network, data.data_dir(settings["data_dir"]))
+    network = artifact.config if artifact else _network(settings["network"])
+    rule = _rule(settings["rule"], network)
+    recipe = recipes.RECIPES[settings["recipe"]](rule, data.data_dir(settings["data_dir"]))
     config = dataclasses.replace(
         recipe.config,
         outer_steps=max(settings["outer_steps"], 1),
-        num_pairs=settings["pairs"],
+        num_workers=settings["workers"] or recipe.config.num_workers,
+        estimator=settings["estimator"] or recipe.config.estimator,
+        frozen=(*recipe.config.frozen, *settings["freeze"]),
         seed=settings["seed"],
     )
     prepared = session.Session(
         families=recipe.families,
         check=recipe.make_check(folder),
+        rule=rule,
         network=network,
         config=config,
         folder=folder,
-        trained_with={},
+        trained_with={"content": dict(recipe.content)},
     )
     theta = artifact.meta_params if artifact else recipe.start(config)
     advance = session.make_advance(recipe.families, config)
     return _with_length(prepared, settings), advance, theta
+
+
+def _network(changes: list[str]) -> Any:
+    """The default network with ``FIELD=VALUE`` changes."""
+    import mnemosyne
+
+    fields = mnemosyne.MnemosyneConfig().to_dict()
+    for change in changes:
+        name, equals, value = change.partition("=")
+        try:
+            fields |= {name: jsonlib.loads(value)}
+        except ValueError:
+            raise ValueError(f"--network takes FIELD=VALUE in JSON, got {change!r}.") from None
+        if not equals:
+            raise ValueError(f"--network takes FIELD=VALUE in JSON, got {change!r}.")
+    return mnemosyne.MnemosyneConfig.from_dict(fields)
+
+
+def _rule(name: str, network: Any) -> Any:
+    """Our network or a baseline as a learned optimizer."""
+    from mnemosyne import baselines
+    from mnemosyne.learned import mnemosyne_rule
+
+    return mnemosyne_rule(network) if name == "mnemosyne" else baselines.make(name)
 
 
 def _with_length(session: Any, settings: dict[str, Any]) -> Any:
@@ -136,16 +178,26 @@ def _with_length(session: Any, settings: dict[str, Any]) -> Any:
 
     steps = max(settings["outer_steps"], 1)
     words = ["mnemosyne", "meta-train", "--recipe", settings["recipe"]]
-    words += ["--outer-steps", steps, "--pairs", settings["pairs"]]
-    words += ["--seed", settings["seed"]]
-    if settings["init"]:
-        words += ["--init", settings["init"]]
+    words += ["--outer-steps", steps, "--seed", settings["seed"]]
+    for name in ("init", "estimator", "workers"):
+        if settings[name]:
+            words += [f"--{name}", settings[name]]
+    if settings["rule"] != "mnemosyne":
+        words += ["--rule", settings["rule"]]
+    for name in ("network", "freeze"):
+        if settings[name]:
+            words += [f"--{name}", *settings[name]]
     command = shlex.join(str(word) for word in words)
-    every = max(CHUNK, min(200, steps // 20 // CHUNK * CHUNK))
+    every = max(CHUNK, min(100, steps // 20 // CHUNK * CHUNK))
     return dataclasses.replace(
         session,
         config=dataclasses.replace(session.config, outer_steps=steps),
-        trained_with={"command": command, "versions": settings["versions"]},
+        trained_with={
+            **session.trained_with,
+            "command": command,
+            "rule": settings["rule"],
+            "versions": settings["versions"],
+        },
         validate_every=every,
     )
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from mnemosyne import artifacts
 from mnemosyne.config import MnemosyneConfig
-from mnemosyne.controller import MetaParams
+from mnemosyne.learned import LearnedOptimizer, Theta
 from mnemosyne.meta import train
 
 CHUNK = 10
@@ -50,7 +50,7 @@ Advance = Callable[[train.OuterState, Any], tuple[train.OuterState, dict[str, An
 """``advance(state, rates)`` makes ``len(rates)`` outer steps."""
 
 
-Check = Callable[[MetaParams], list[dict[str, Any]]]
+Check = Callable[[Theta], list[dict[str, Any]]]
 """``check(theta)`` gives validation rows; the mean of their ``"score"`` is to be low."""
 
 
@@ -61,7 +61,8 @@ class Session:
     Attributes:
       families: inner problems that theta is trained on, by name.
       check: validation, on problems that theta is never trained on.
-      network: the optimizer network.
+      rule: the learned optimizer.
+      network: its configuration, if it is ours; goes into the artifact.
       config: of the outer loop; its ``outer_steps`` is the length of the schedule.
       folder: receives ``best.safetensors`` and ``last.safetensors``.
       trained_with: goes into the artifact's header.
@@ -70,6 +71,7 @@ class Session:
 
     families: train.Families
     check: Check
+    rule: LearnedOptimizer
     network: MnemosyneConfig
     config: train.MetaTrainConfig
     folder: Path
@@ -81,7 +83,7 @@ class Session:
         advance: Advance,
         checkpointer: Checkpointer,
         monitor: Monitor,
-        start: MetaParams,
+        start: Theta,
     ) -> dict[str, Any]:
         """Trains to the end of the schedule, from the newest checkpoint if there is one.
 
@@ -104,7 +106,7 @@ class Session:
             length = min(CHUNK, self.config.outer_steps - done)
             state, metrics = advance(state, train.outer_rates(self.config, done, length))
             done += length
-            monitor(done, {name: float(np.mean(value)) for name, value in metrics.items()})
+            monitor(done, _means(metrics))
             if done % self.validate_every == 0 or done == self.config.outer_steps:
                 best = self._consider(state, best, done, monitor)
                 checkpointer.save(done, state, {"best": best})
@@ -149,6 +151,16 @@ class Session:
             tuple(self.families),
         )
         return artifacts.save_artifact(self.folder / f"{name}.safetensors", artifact)
+
+
+def _means(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Means over the steps of a chunk, leaving out what no step has measured."""
+    arrays = {name: np.asarray(values) for name, values in metrics.items()}
+    return {
+        name: float(np.nanmean(values))
+        for name, values in arrays.items()
+        if not np.isnan(values).all()
+    }
 
 
 def make_advance(families: train.Families, config: train.MetaTrainConfig) -> Advance:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outer loop: one jitted step advances all inner problems by a truncation, and theta."""
+"""The outer loop: one jitted step works on all inner problems and moves theta."""
 
 from __future__ import annotations
 
@@ -13,44 +13,48 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from mnemosyne.config import MnemosyneConfig
-from mnemosyne.controller import MetaParams
+from mnemosyne.learned import LearnedOptimizer, Theta
 from mnemosyne.meta import estimators
-from mnemosyne.optimizer import init_meta_params
-
-UNSEEN_EXTRAS = ("kl", "clip_fraction", "entropy", "explained_variance", "epoch")
-"""Inputs that supervised tasks never give; their weights stay at zero instead of drifting with the
-noise."""
+from mnemosyne.meta.estimators import EstimatorName, System
 
 
 @dataclasses.dataclass(frozen=True)
 class MetaTrainConfig:
     """Everything that decides a meta-training run, besides the tasks."""
 
-    outer_steps: int = 4000
+    outer_steps: int = 1000
     """Updates of the meta-parameters; the schedule follows them."""
-    num_pairs: int = 8
-    """Antithetic pairs a task family."""
+    estimator: EstimatorName = "bptt"
+    """How meta-gradients are estimated."""
+    num_workers: int = 8
+    """Inner problems (for evolution strategies: antithetic pairs) a task family."""
+    families_per_step: int = 1000
+    """Task families that an outer step works on, drawn anew every time; at most all of them."""
     sigma: float = 0.01
-    """Standard deviation of the perturbations."""
-    learning_rate: float = 1e-3
+    """Standard deviation of the perturbations of evolution strategies."""
+    learning_rate: float = 3e-3
     """Peak rate of the outer Adam; decays to a tenth along a cosine."""
     clip: float = 3.0
-    """Bound of a pair's loss difference, in multiples of the median."""
-    average: float = 0.99
+    """Bound of a pair's difference (``bptt``: of the norm of a worker's gradient), in multiples of
+    the median one."""
+    average: float = 0.98
     """Decay of the running average of theta, which is what is validated and shipped."""
-    frozen: tuple[str, ...] = UNSEEN_EXTRAS
+    pieces: tuple[int, int] = (2, 20)
+    """Shortest and longest inner problem of whole-problem systems, in truncations."""
+    frozen: tuple[str, ...] = ()
     """Parts of theta, by name, that stay as they are."""
     seed: int = 0
     """Meta-seed."""
 
     def __post_init__(self) -> None:
         """Refuses sizes that cannot run."""
-        for name in ("outer_steps", "num_pairs"):
+        for name in ("outer_steps", "num_workers", "families_per_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.sigma <= 0 or self.learning_rate <= 0:
             raise ValueError("sigma and learning_rate must be positive.")
+        if not 1 <= self.pieces[0] <= self.pieces[1]:
+            raise ValueError(f"pieces must be a rising pair from 1 on, got {self.pieces}.")
 
 
 class OuterState(NamedTuple):
@@ -60,29 +64,35 @@ class OuterState(NamedTuple):
       theta: meta-parameters.
       average: their running average.
       opt_state: of the outer Adam.
-      pairs: one batch of antithetic pairs a family.
+      workers: states of the estimator, one batch a family.
       key: drives all later draws.
       step: outer updates made.
     """
 
-    theta: MetaParams
-    average: MetaParams
+    theta: Theta
+    average: Theta
     opt_state: optax.OptState
-    pairs: tuple[estimators.PESState, ...]
+    workers: tuple[Any, ...]
     key: Key[Array, ""]
     step: Int[Array, ""]
 
 
-Families = Mapping[str, estimators.System]
-"""The inner problems that theta is trained on, by name."""
+Families = Mapping[str, Callable[[Int[Array, ""]], System]]
+"""The inner problems that theta is trained on, by name: ``build(pieces)`` is a system whose
+problems have that many truncations; systems with horizons of their own ignore the number."""
 
 
-def trainable(theta: MetaParams, frozen: Sequence[str]) -> MetaParams:
-    """1 where meta-training may change theta; 0 at fixed directions and parts in ``frozen``."""
+def fixed_length(system: System) -> Callable[[Int[Array, ""]], System]:
+    """A system with horizons of its own, as a member of :data:`Families`."""
+    return lambda pieces: system
+
+
+def trainable(theta: Theta, frozen: Sequence[str]) -> Theta:
+    """1 where meta-training may change theta; 0 at parts whose name is in ``frozen``."""
 
     def entry(path: Any, leaf: Array) -> Array:
         names = {getattr(part, "key", None) for part in path}
-        return jnp.full_like(leaf, 0.0 if names & {"directions", *frozen} else 1.0)
+        return jnp.full_like(leaf, 0.0 if names & set(frozen) else 1.0)
 
     return jax.tree_util.tree_map_with_path(entry, theta)
 
@@ -102,13 +112,17 @@ def outer_rates(config: MetaTrainConfig, first: int, count: int) -> Float[np.nda
     return (config.learning_rate * cosine).astype(np.float32)
 
 
-def init_theta(config: MetaTrainConfig, network: MnemosyneConfig) -> MetaParams:
+def init_theta(config: MetaTrainConfig, rule: LearnedOptimizer) -> Theta:
     """Untrained meta-parameters, drawn from the run's own seed."""
     _, key_theta, _ = jax.random.split(jax.random.key(config.seed), 3)
-    return init_meta_params(key_theta, network)
+    return rule.init(key_theta)
 
 
-def init(families: Families, theta: MetaParams, config: MetaTrainConfig) -> OuterState:
+def _estimator(config: MetaTrainConfig) -> estimators.Estimator:
+    return estimators.make_estimator(config.estimator, config.sigma, config.clip)
+
+
+def init(families: Families, theta: Theta, config: MetaTrainConfig) -> OuterState:
     """The state before the first outer step; inner problems start at scattered phases.
 
     Args:
@@ -116,63 +130,100 @@ def init(families: Families, theta: MetaParams, config: MetaTrainConfig) -> Oute
       theta: where to start.
       config: of the run.
     """
-    key, _, key_pairs = jax.random.split(jax.random.key(config.seed), 3)
+    key, _, key_workers = jax.random.split(jax.random.key(config.seed), 3)
     # A copy: the outer step donates its state, and the caller goes on using theta.
     theta = jax.tree.map(lambda x: jnp.array(x, copy=True), theta)
-    pairs = tuple(
-        _init_pairs(system, theta, key_family, config.num_pairs)
-        for system, key_family in zip(
-            families.values(), jax.random.split(key_pairs, len(families)), strict=True
-        )
+    keys = jax.random.split(key_workers, len(families))
+    workers = tuple(
+        _init_workers(build(jnp.asarray(config.pieces[1])), theta, key_family, config)
+        for build, key_family in zip(families.values(), keys, strict=True)
     )
     opt_state = OUTER_ADAM.init(theta)
     # A copy: one buffer in two places could not be donated.
     average = jax.tree.map(jnp.copy, theta)
-    return OuterState(theta, average, opt_state, pairs, key, jnp.zeros((), jnp.int32))
+    return OuterState(theta, average, opt_state, workers, key, jnp.zeros((), jnp.int32))
 
 
-def _init_pairs(
-    system: estimators.System, theta: MetaParams, key: Key[Array, ""], num_pairs: int
-) -> estimators.PESState:
-    keys = jax.random.split(key, num_pairs)
-    fractions = jnp.linspace(1.0 / num_pairs, 1.0, num_pairs)
-    return jax.jit(jax.vmap(lambda k, f: estimators.pes_init(system, theta, k, f)))(keys, fractions)
+def _init_workers(
+    system: System, theta: Theta, key: Key[Array, ""], config: MetaTrainConfig
+) -> Any:
+    keys = jax.random.split(key, config.num_workers)
+    fractions = jnp.linspace(1.0 / config.num_workers, 1.0, config.num_workers)
+    init_one = _estimator(config).init
+    return jax.jit(jax.vmap(lambda k, f: init_one(system, theta, k, f)))(keys, fractions)
+
+
+def _draw_pieces(key: Key[Array, ""], pieces: tuple[int, int]) -> Int[Array, ""]:
+    low, high = np.log(pieces)
+    return jnp.round(jnp.exp(jax.random.uniform(key, (), minval=low, maxval=high))).astype(
+        jnp.int32
+    )
 
 
 def make_outer_step(
     families: Families, config: MetaTrainConfig
 ) -> Callable[[OuterState, Array], tuple[OuterState, dict[str, Array]]]:
-    """Builds the jittable outer step: (state, rate) -> (state, metrics)."""
+    """Builds the jittable outer step: (state, rate) -> (state, metrics).
+
+    The loss of a family that an outer step leaves out is nan in its metrics.
+    """
+    num_active = min(config.families_per_step, len(families))
 
     def outer_step(state: OuterState, rate: Array) -> tuple[OuterState, dict[str, Array]]:
-        key, key_pairs = jax.random.split(state.key)
-        mask = trainable(state.theta, config.frozen)
-        gradients, losses, pairs = [], {}, []
-        for index, (name, system) in enumerate(families.items()):
-            keys = jax.random.split(jax.random.fold_in(key_pairs, index), config.num_pairs)
-            advance = jax.vmap(
-                lambda pair, k, system=system: estimators.pes_advance(
-                    system, state.theta, mask, config.sigma, pair, k
-                )
+        key, key_pieces, key_active, key_workers = jax.random.split(state.key, 4)
+        pieces = _draw_pieces(key_pieces, config.pieces)
+        active = jax.random.permutation(key_active, len(families)) < num_active
+        gradients, losses, workers = [], {}, []
+        for index, (name, build) in enumerate(families.items()):
+            moved, gradient, losses[f"meta/loss/{name}"] = jax.lax.cond(
+                active[index],
+                _make_visit(build, config),
+                _skip_visit,
+                (state.theta, state.workers[index], pieces),
+                jax.random.fold_in(key_workers, index),
             )
-            moved, pair_losses = advance(state.pairs[index], keys)
-            pairs.append(moved)
-            gradients.append(
-                estimators.pes_gradient(moved.accumulated, pair_losses, config.sigma, config.clip)
-            )
-            losses[f"meta/loss/{name}"] = jnp.mean(pair_losses)
-        gradient = jax.tree.map(lambda *xs: sum(xs) / len(xs), *gradients)
-        norm = optax.tree.norm(gradient)
+            workers.append(moved)
+            gradients.append(gradient)
+        gradient = jax.tree.map(lambda *xs: sum(xs) / num_active, *gradients)
         direction, opt_state = OUTER_ADAM.update(gradient, state.opt_state)
         theta = jax.tree.map(lambda t, d: t - rate * d, state.theta, direction)
         # The average forgets its start quickly, then slowly.
         decay = jnp.minimum(config.average, (1.0 + state.step) / (10.0 + state.step))
         average = optax.tree.update_moment(theta, state.average, decay, 1)
         metrics = losses | {
-            "meta/outer_loss": sum(losses.values()) / len(losses),
-            "meta/outer_grad_norm": norm,
+            "meta/outer_loss": jnp.nanmean(jnp.stack(list(losses.values()))),
+            "meta/outer_grad_norm": optax.tree.norm(gradient),
+            "meta/pieces": pieces.astype(jnp.float32),
         }
-        moved = OuterState(theta, average, opt_state, tuple(pairs), key, state.step + 1)
-        return moved, metrics
+        return OuterState(theta, average, opt_state, tuple(workers), key, state.step + 1), metrics
 
     return outer_step
+
+
+_Visit = tuple[Theta, Any, Int[Array, ""]]
+
+
+def _make_visit(
+    build: Callable[[Int[Array, ""]], System], config: MetaTrainConfig
+) -> Callable[[_Visit, Key[Array, ""]], tuple[Any, Theta, Float[Array, ""]]]:
+    """Advances the workers of one family; returns them, their gradient and their mean loss."""
+
+    def visit(given: _Visit, key: Key[Array, ""]) -> tuple[Any, Theta, Float[Array, ""]]:
+        theta, workers, pieces = given
+        moved, gradient, losses = estimators.estimate(
+            _estimator(config),
+            build(pieces),
+            theta,
+            trainable(theta, config.frozen),
+            workers,
+            jax.random.split(key, config.num_workers),
+        )
+        return moved, gradient, jnp.mean(losses)
+
+    return visit
+
+
+def _skip_visit(given: _Visit, key: Key[Array, ""]) -> tuple[Any, Theta, Float[Array, ""]]:
+    del key
+    theta, workers, _ = given
+    return workers, jax.tree.map(jnp.zeros_like, theta), jnp.full((), jnp.nan)

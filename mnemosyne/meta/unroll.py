@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The inner problem: a task trained by the learned optimizer, a few steps at a time.
+"""The inner problem: a task trained by a learned optimizer.
 
 A :class:`Trial` is one draw of everything that is not the optimizer: initial weights, data order,
-weight scale, horizon and which extras the host passes. Both members of an antithetic pair see the
-same trial.
+units of the weights, horizon and which extras the host passes. Both members of an antithetic pair
+see the same trial. :func:`make_whole` gives inner problems to be differentiated from end to end,
+:func:`make_pieces` the same problems a truncation at a time.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +18,45 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mnemosyne.meta import estimators
+from mnemosyne.learned import LearnedOptimizer, Theta
+from mnemosyne.meta.estimators import System
 from mnemosyne.meta.task import Task
-from mnemosyne.optimizer import MetaParams, MnemosyneConfig, scale_by_mnemosyne
+
+BLOCK = 25
+"""Updates between two states that a backward pass keeps."""
+
+
+class Horizon(NamedTuple):
+    """Distribution of inner horizons: log-uniform multiples of the truncation, ends included."""
+
+    shortest: int = 100
+    longest: int = 2000
+    truncation: int = 50
+
+    def draw(self, uniform: Float[Array, ""]) -> Int[Array, ""]:
+        """Truncations of a problem, from a number in [0, 1)."""
+        low, high = (math.log(x / self.truncation) for x in (self.shortest, self.longest))
+        return jnp.round(jnp.exp(low + (high - low) * uniform)).astype(jnp.int32)
+
+
+class Augmentation(NamedTuple):
+    """What is varied from trial to trial, besides weights and data.
+
+    Attributes:
+      max_log_scale: half of the problems have their weights reparametrised, all by one factor
+        ``exp(s)`` with ``|s|`` up to this (VeLO, arXiv 2211.09760; the main lever of
+        generalisation from tiny tasks).
+      tensor_log_scale: the same, tensor by tensor: standard deviation of further logarithms.
+      fixed_batch: probability of the same minibatch at every step, a problem without noise.
+      tells_progress: probability that ``progress`` is passed.
+      tells_value: probability that ``value`` is.
+    """
+
+    max_log_scale: float = 3.4
+    tensor_log_scale: float = 0.5
+    fixed_batch: float = 0.15
+    tells_progress: float = 0.7
+    tells_value: float = 0.8
 
 
 class Trial(NamedTuple):
@@ -25,17 +64,17 @@ class Trial(NamedTuple):
 
     Attributes:
       key: drives initial weights and minibatches.
-      log_scale: logarithm of the global weight reparametrisation: the task's weights are
-        ``exp(log_scale)`` times the optimized ones (VeLO's augmentation; the main lever of
-        generalisation from tiny tasks).
+      log_scales: the task's weights are ``exp(log_scales[i])`` times the optimized tensor ``i``.
       horizon: length of the problem in updates.
+      fixed_batch: whether all updates see the same minibatch.
       tells_progress: whether ``progress`` is passed to the optimizer.
       tells_value: whether ``value`` is.
     """
 
     key: Key[Array, ""]
-    log_scale: Float[Array, ""]
+    log_scales: Float[Array, " tensors"]
     horizon: Int[Array, ""]
+    fixed_batch: Bool[Array, ""]
     tells_progress: Bool[Array, ""]
     tells_value: Bool[Array, ""]
 
@@ -47,44 +86,41 @@ class Inner(NamedTuple):
     opt_state: Any
 
 
-class Horizon(NamedTuple):
-    """Distribution of inner horizons: log-uniform multiples of the truncation, ends included."""
-
-    shortest: int = 100
-    longest: int = 2000
-    truncation: int = 50
-
-
-def draw_trial(key: Key[Array, ""], horizon: Horizon, max_log_scale: float) -> Trial:
-    """Draws an inner problem: half are reparametrised, half told the progress, most the loss."""
-    names = ("run", "scale", "which", "horizon", "progress", "value")
-    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
-    log_scale = jax.random.uniform(keys["scale"], (), minval=-max_log_scale, maxval=max_log_scale)
-    low, high = (
-        jnp.log(horizon.shortest / horizon.truncation),
-        jnp.log(horizon.longest / horizon.truncation),
-    )
-    pieces = jnp.exp(jax.random.uniform(keys["horizon"], (), minval=low, maxval=high))
+def draw_trial(
+    key: Key[Array, ""], task: Task, horizon: Horizon, augmentation: Augmentation
+) -> Trial:
+    """Draws an inner problem. Few draws, because each takes a second to compile."""
+    key_run, key_uniform, key_normal = jax.random.split(key, 3)
+    uniform = jax.random.uniform(key_uniform, (6,))
+    count = len(jax.tree.leaves(jax.eval_shape(task.init, key)))
+    scale = jnp.where(uniform[0] < 0.5, augmentation.max_log_scale * (2 * uniform[1] - 1), 0.0)
+    spread = jnp.where(uniform[0] < 0.25, augmentation.tensor_log_scale, 0.0)
     return Trial(
-        key=keys["run"],
-        log_scale=jnp.where(jax.random.bernoulli(keys["which"]), log_scale, 0.0),
-        horizon=(jnp.round(pieces) * horizon.truncation).astype(jnp.int32),
-        tells_progress=jax.random.bernoulli(keys["progress"]),
-        tells_value=jax.random.bernoulli(keys["value"], 0.8),
+        key=key_run,
+        log_scales=scale + spread * jax.random.normal(key_normal, (count,)),
+        horizon=horizon.draw(uniform[2]) * horizon.truncation,
+        fixed_batch=uniform[3] < augmentation.fixed_batch,
+        tells_progress=uniform[4] < augmentation.tells_progress,
+        tells_value=uniform[5] < augmentation.tells_value,
     )
 
 
-def start(task: Task, trial: Trial, config: MnemosyneConfig, theta: MetaParams) -> Inner:
-    """The inner problem before its first update; independent of the values in ``theta``."""
-    params = task.init(jax.random.fold_in(trial.key, 0))
-    params = jax.tree.map(lambda x: x * jnp.exp(-trial.log_scale), params)
-    return Inner(params, scale_by_mnemosyne(theta, config).init(params))
+def _rescaled(params: Any, log_scales: Float[Array, " tensors"]) -> Any:
+    leaves, treedef = jax.tree.flatten(params)
+    factors = jnp.exp(log_scales)
+    return treedef.unflatten([leaf * factors[i] for i, leaf in enumerate(leaves)])
+
+
+def start(task: Task, trial: Trial, rule: LearnedOptimizer, theta: Theta) -> Inner:
+    """The inner problem before its first update."""
+    params = _rescaled(task.init(jax.random.fold_in(trial.key, 0)), -trial.log_scales)
+    return Inner(params, rule.transform(theta).init(params))
 
 
 def unroll(
     task: Task,
-    config: MnemosyneConfig,
-    theta: MetaParams,
+    rule: LearnedOptimizer,
+    theta: Theta,
     inner: Inner,
     trial: Trial,
     first_step: Int[Array, ""],
@@ -94,7 +130,7 @@ def unroll(
 
     Args:
       task: the family.
-      config: of the optimizer network.
+      rule: the learned optimizer.
       theta: its meta-parameters.
       inner: where the problem stands.
       trial: the draw it belongs to.
@@ -104,14 +140,14 @@ def unroll(
     Returns:
       The state afterwards, and the minibatch loss before every update.
     """
-    optimizer = scale_by_mnemosyne(theta, config)
-    scale = jnp.exp(trial.log_scale)
+    optimizer = rule.transform(theta)
 
     def loss_fn(params: Any, batch: Any) -> Float[Array, ""]:
-        return task.loss(jax.tree.map(lambda x: x * scale, params), batch)
+        return task.loss(_rescaled(params, trial.log_scales), batch)
 
     def step(inner: Inner, index: Array) -> tuple[Inner, Array]:
-        batch = task.sample(jax.random.fold_in(trial.key, index + 1))
+        batch_index = jnp.where(trial.fixed_batch, 1, index + 1)
+        batch = task.sample(jax.random.fold_in(trial.key, batch_index))
         loss, grads = jax.value_and_grad(loss_fn)(inner.params, batch)
         updates, opt_state = optimizer.update(
             grads,
@@ -122,7 +158,16 @@ def unroll(
         )
         return Inner(optax.apply_updates(inner.params, updates), opt_state), loss
 
-    return jax.lax.scan(step, inner, first_step + jnp.arange(num_steps))
+    # The backward pass keeps the states between blocks and repeats what is inside of them.
+    block = math.gcd(num_steps, BLOCK)
+
+    @jax.checkpoint
+    def steps(inner: Inner, first: Array) -> tuple[Inner, Array]:
+        return jax.lax.scan(step, inner, first + jnp.arange(block))
+
+    firsts = first_step + block * jnp.arange(num_steps // block)
+    inner, losses = jax.lax.scan(steps, inner, firsts)
+    return inner, losses.reshape(-1)
 
 
 class Running(NamedTuple):
@@ -133,27 +178,27 @@ class Running(NamedTuple):
     step: Int[Array, ""]
 
 
-def make_system(
-    task: Task, config: MnemosyneConfig, horizon: Horizon, max_log_scale: float
-) -> estimators.System:
-    """A task under the learned optimizer, as the estimators see it.
+def make_pieces(
+    task: Task, rule: LearnedOptimizer, horizon: Horizon, augmentation: Augmentation
+) -> System:
+    """A task under a learned optimizer, one truncation at a time.
 
     Args:
       task: the family.
-      config: of the optimizer network.
+      rule: the learned optimizer.
       horizon: lengths of the inner problems, and of a truncation.
-      max_log_scale: see :func:`draw_trial`.
+      augmentation: what else varies.
     """
 
-    def reset(theta: MetaParams, key: Key[Array, ""], fraction: Array | float) -> Running:
-        trial = draw_trial(key, horizon, max_log_scale)
+    def reset(theta: Theta, key: Key[Array, ""], fraction: Array | float) -> Running:
+        trial = draw_trial(key, task, horizon, augmentation)
         pieces = jnp.ceil(fraction * trial.horizon / horizon.truncation)
         trial = trial._replace(horizon=(pieces * horizon.truncation).astype(jnp.int32))
-        return Running(start(task, trial, config, theta), trial, jnp.zeros((), jnp.int32))
+        return Running(start(task, trial, rule, theta), trial, jnp.zeros((), jnp.int32))
 
-    def advance(theta: MetaParams, state: Running) -> tuple[Running, Float[Array, ""]]:
+    def advance(theta: Theta, state: Running) -> tuple[Running, Float[Array, ""]]:
         inner, losses = unroll(
-            task, config, theta, state.inner, state.trial, state.step, horizon.truncation
+            task, rule, theta, state.inner, state.trial, state.step, horizon.truncation
         )
         moved = Running(inner, state.trial, state.step + horizon.truncation)
         return moved, jnp.mean(jax.vmap(task.normalize)(losses))
@@ -161,4 +206,70 @@ def make_system(
     def finished(state: Running) -> Array:
         return state.step >= state.trial.horizon
 
-    return estimators.System(reset, advance, finished)
+    return System(reset, advance, finished)
+
+
+FINAL_PART = 0.1
+"""Last part of a problem whose losses count as its final loss."""
+
+
+def objective(losses: Float[Array, " steps"], num_steps: Int[Array, ""] | int) -> Float[Array, ""]:
+    """Half the mean over the run, half the mean over its last tenth.
+
+    Args:
+      losses: normalised; those from ``num_steps`` on are ignored.
+      num_steps: length of the run.
+    """
+    index = jnp.arange(losses.shape[0])
+    whole = (index < num_steps).astype(jnp.float32)
+    last = whole * (index >= jnp.floor((1.0 - FINAL_PART) * num_steps))
+    means = [jnp.sum(part * losses) / jnp.sum(part) for part in (whole, last)]
+    return 0.5 * (means[0] + means[1])
+
+
+def make_whole(
+    task: Task, rule: LearnedOptimizer, horizon: Horizon, augmentation: Augmentation
+) -> Callable[[Int[Array, ""]], System]:
+    """A task under a learned optimizer, each advance a problem from its first update to its last.
+
+    BPTT through such a system is exact. All workers share the length, so that short problems cost
+    less than long ones; only the states between truncations are kept for the backward pass.
+
+    Args:
+      task: the family.
+      rule: the learned optimizer.
+      horizon: lengths of the inner problems, and of a truncation.
+      augmentation: what else varies.
+
+    Returns:
+      ``build(pieces)``: the system of problems of ``pieces`` truncations.
+    """
+    most = horizon.longest // horizon.truncation
+
+    def build(pieces: Int[Array, ""]) -> System:
+        def advance(theta: Theta, state: Array) -> tuple[Array, Float[Array, ""]]:
+            trial = draw_trial(jax.random.wrap_key_data(state), task, horizon, augmentation)
+            trial = trial._replace(horizon=pieces * horizon.truncation)
+
+            def play(inner: Inner, index: Array) -> tuple[Inner, Array]:
+                first = index * horizon.truncation
+                return unroll(task, rule, theta, inner, trial, first, horizon.truncation)
+
+            def idle(inner: Inner, index: Array) -> tuple[Inner, Array]:
+                del index
+                return inner, jnp.zeros(horizon.truncation)
+
+            def piece(inner: Inner, index: Array) -> tuple[Inner, Array]:
+                return jax.lax.cond(index < pieces, play, idle, inner, index)
+
+            _, losses = jax.lax.scan(piece, start(task, trial, rule, theta), jnp.arange(most))
+            normalized = jax.vmap(task.normalize)(losses.reshape(-1))
+            return state, objective(normalized, trial.horizon)
+
+        def reset(theta: Theta, key: Key[Array, ""], fraction: Array | float) -> Array:
+            del theta, fraction
+            return jax.random.key_data(key)
+
+        return System(reset, advance, lambda state: jnp.ones((), bool))
+
+    return build

@@ -20,7 +20,7 @@ from mnemosyne import features
 SHAPES = {"scalar": (), "bias": (10,), "matrix": (64, 33), "kernel": (3, 3, 2, 4)}
 PAIR_SHAPES = {"bias": (3,), "matrix": (4, 3)}
 DEFAULT = mnemosyne.MnemosyneConfig()
-SMALL = mnemosyne.MnemosyneConfig(sample=16, chunk=(2, 2), residual_hidden=2)
+SMALL = mnemosyne.MnemosyneConfig(sample=16, chunk=(2, 2))
 """For what does not depend on the size of the network; has the widths of the default one."""
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]

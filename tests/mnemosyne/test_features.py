@@ -56,17 +56,19 @@ def test_coordinate_features_flip_with_the_gradient() -> None:
 @pytest.mark.parametrize("name", features.EXTRAS)
 @pytest.mark.parametrize("missing", [None, jnp.nan, jnp.inf])
 def test_encode_extra_absent_and_non_finite_mean_the_same(name: str, missing: float | None) -> None:
-    encoded = features.encode_extra(name, missing, features.init_loss())
-    np.testing.assert_array_equal(encoded, jnp.zeros(features.NUM_EXTRA_FEATURES))
+    encoded = features.encode_extras({name: missing}, features.init_loss())
+    np.testing.assert_array_equal(encoded, jnp.zeros(len(features.EXTRAS) * 3))
 
 
 @pytest.mark.parametrize("name", features.EXTRAS)
 @pytest.mark.parametrize("value", [-1e9, 0.0, 1e-9, 1.0, 1e9])
 def test_encode_extra_is_bounded(name: str, value: float) -> None:
     loss = features.update_loss(features.init_loss(), jnp.asarray(1.0))
-    encoded = features.encode_extra(name, value, loss)
-    assert float(encoded[0]) == 1.0
+    encoded = features.encode_extras({name: value}, loss).reshape(-1, 3)
+    index = features.EXTRAS.index(name)
+    assert float(encoded[index, 0]) == 1.0
     assert jnp.all(jnp.abs(encoded) <= 1.0 + 1e-6)
+    assert not np.any(np.delete(encoded, index, axis=0))
 
 
 def test_update_loss_features_ignore_scale_and_offset() -> None:
@@ -76,7 +78,7 @@ def test_update_loss_features_ignore_scale_and_offset() -> None:
         state = features.init_loss()
         for value in scale * values + offset:
             state = features.update_loss(state, value)
-        return features.encode_extra("value", scale * values[-1] + offset, state)
+        return features.encode_extras({"value": scale * values[-1] + offset}, state)
 
     base = encode(1.0, 0.0)
     assert float(jnp.abs(base[1])) > 0.01
@@ -88,7 +90,7 @@ def test_update_loss_features_ignore_scale_and_offset() -> None:
 def test_update_loss_constant_up_to_rounding_is_neutral(size: float) -> None:
     def step(state: features.LossState, value: jax.Array) -> tuple[features.LossState, jax.Array]:
         state = features.update_loss(state, value)
-        return state, features.encode_extra("value", value, state)
+        return state, features.encode_extras({"value": value}, state)[:3]
 
     values = jnp.full(3000, size, jnp.float32)
     _, encoded = jax.lax.scan(step, features.init_loss(), values)

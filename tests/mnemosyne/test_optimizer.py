@@ -113,19 +113,14 @@ def test_update_rows_flips_with_gradient_momentum_and_parameter() -> None:
     # The token network may break this symmetry in the controls; the rule itself never does.
     rng = np.random.default_rng(0)
     g, mu, nu, p = jnp.asarray(rng.standard_normal((4, 2, 6)), jnp.float32)
-    hidden = jnp.asarray(rng.standard_normal((2, 3)), jnp.float32)
-    residual = {
-        "in": jnp.asarray(rng.standard_normal((4, 3)), jnp.float32),
-        "out": jnp.asarray(rng.standard_normal((3, 2)), jnp.float32),
-    }
-    each = jnp.asarray([0.3, 0.7])
-    controls = controller.Controls(each, each, each, hidden)
+    each = jnp.asarray([[0.3], [0.7]])
+    gates = jnp.asarray(rng.standard_normal((2, 2, rule.NUM_BASIS)), jnp.float32)
+    row = rule.Coefficients(*[each] * 9, *gates)
 
     @jax.jit
     def update(sign: jax.Array) -> tuple[jax.Array, rule.Moments]:
         moments = rule.Moments(sign * mu, jnp.square(nu))
-        corrections = rule.Corrections(each, jnp.asarray(0.1))
-        return rule.update_rows(sign * g, moments, sign * p, controls, corrections, residual, each)
+        return rule.update_rows(sign * g, moments, sign * p, row)
 
     delta, moments = update(1.0)
     flipped, flipped_moments = update(-1.0)

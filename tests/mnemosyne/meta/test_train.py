@@ -11,25 +11,38 @@ import numpy as np
 import optax
 import pytest
 
+from mnemosyne import features
+from mnemosyne.learned import mnemosyne_rule
 from mnemosyne.meta import train, unroll, validate
 from mnemosyne.meta.tasks import MLPTask, teacher_data
 from tests.mnemosyne import problems
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-CONFIG = train.MetaTrainConfig(outer_steps=4, num_pairs=2, seed=1)
+RULE = mnemosyne_rule(problems.SMALL)
+CONFIG = train.MetaTrainConfig(
+    outer_steps=4,
+    estimator="pes",
+    num_workers=2,
+    pieces=(1, 3),
+    frozen=RULE.fixed,
+    seed=1,
+)
 HORIZON = unroll.Horizon(shortest=2, longest=6, truncation=2)
+PLAIN = unroll.Augmentation(0.0, 0.0, 0.0, 1.0, 1.0)
 
 
 @pytest.fixture(scope="module")
 def task() -> MLPTask:
     inputs, labels = teacher_data(jax.random.key(0), rows=64, inputs=6, classes=3, hidden=4)
+    inputs = np.where(np.arange(6) == 0, 0.0, inputs)  # a dead input: no gradient, ever
     return MLPTask("tiny", inputs, labels, hidden=(4,), batch_size=8)
 
 
 @pytest.fixture(scope="module")
 def families(task: MLPTask) -> train.Families:
-    return {"tiny": unroll.make_system(task, problems.SMALL, HORIZON, 3.4)}
+    system = unroll.make_pieces(task, RULE, HORIZON, unroll.Augmentation())
+    return {"tiny": train.fixed_length(system)}
 
 
 @pytest.fixture(scope="module")
@@ -49,32 +62,89 @@ def test_outer_step_is_a_pure_function_of_its_state(states: list[train.OuterStat
     assert problems.gap(first.theta, states[2].theta) > 0
 
 
-def test_outer_step_leaves_fixed_and_unseen_weights_alone(states: list[train.OuterState]) -> None:
+def test_outer_step_leaves_fixed_weights_alone(states: list[train.OuterState]) -> None:
     before, after = states[0].theta, states[2].theta
     np.testing.assert_array_equal(before["directions"], after["directions"])
-    for name in train.UNSEEN_EXTRAS:
-        np.testing.assert_array_equal(after["extras"][name], 0.0)
     assert problems.norm(after["skip"]) > 0
 
 
-def test_init_pairs_are_out_of_step(task: MLPTask) -> None:
+def test_outer_step_works_on_as_many_families_as_asked(families: train.Families) -> None:
+    twins = {"one": families["tiny"], "two": families["tiny"]}
+    config = dataclasses.replace(CONFIG, families_per_step=1)
+    state = train.init(twins, problems.untrained(problems.SMALL), config)
+    moved, metrics = jax.jit(train.make_outer_step(twins, config))(state, 1e-3)
+    left_out = [bool(np.isnan(metrics[f"meta/loss/{name}"])) for name in twins]
+    assert sorted(left_out) == [False, True]
+    assert np.isfinite(metrics["meta/outer_loss"])
+    for index, out in enumerate(left_out):
+        assert int(moved.workers[index].plus.step[0]) == (0 if out else 2)
+
+
+def test_init_workers_are_out_of_step(task: MLPTask) -> None:
     horizon = unroll.Horizon(shortest=40, longest=40, truncation=10)
-    families = {"tiny": unroll.make_system(task, problems.SMALL, horizon, 3.4)}
-    config = dataclasses.replace(CONFIG, num_pairs=4)
+    system = unroll.make_pieces(task, RULE, horizon, PLAIN)
+    config = dataclasses.replace(CONFIG, num_workers=4)
+    families = {"tiny": train.fixed_length(system)}
     state = train.init(families, problems.untrained(problems.SMALL), config)
-    assert state.pairs[0].plus.trial.horizon.tolist() == [10, 20, 30, 40]
+    assert state.workers[0].plus.trial.horizon.tolist() == [10, 20, 30, 40]
 
 
 @pytest.fixture(scope="module")
-def trial() -> unroll.Trial:
-    return jax.jit(lambda key: unroll.draw_trial(key, HORIZON, 0.0))(jax.random.key(3))
+def whole(task: MLPTask) -> Callable[..., Any]:
+    """``whole(theta, pieces)``: the objective of one problem and its gradient by theta."""
+    build = unroll.make_whole(task, RULE, HORIZON, PLAIN)
+
+    def value(theta: Any, pieces: Any) -> Any:
+        system = build(pieces)
+        return system.advance(theta, system.reset(theta, jax.random.key(7), 1.0))[1]
+
+    return jax.jit(jax.value_and_grad(value))
+
+
+def test_gradient_of_a_whole_problem_is_exact(whole: Callable[..., Any]) -> None:
+    """Its norm is the slope of the objective along itself, dead inputs or not."""
+    theta = problems.meta_params(problems.SMALL)
+    unseen = features.input_row("kl", 0)
+    value, gradient = whole(theta, 3)
+    length = problems.norm(gradient)
+    assert np.isfinite(value)
+    assert problems.norm(gradient["embed"][unseen]) == 0 < problems.norm(gradient["embed"])
+    step = 3e-3
+    ahead, behind = (
+        float(whole(jax.tree.map(lambda x, g, h=h: x + h * g / length, theta, gradient), 3)[0])
+        for h in (step, -step)
+    )
+    np.testing.assert_allclose(length, (ahead - behind) / (2 * step), rtol=0.02)
+
+
+def test_whole_problem_of_fewer_pieces_sees_nothing_of_the_rest(
+    task: MLPTask, whole: Callable[..., Any]
+) -> None:
+    theta = problems.meta_params(problems.SMALL)
+    trial = unroll.draw_trial(jax.random.key(7), task, HORIZON, PLAIN)
+    trial = trial._replace(horizon=jnp.asarray(2))
+    inner = unroll.start(task, trial, RULE, theta)
+    _, losses = unroll.unroll(task, RULE, theta, inner, trial, jnp.asarray(0), 2)
+    expected = unroll.objective(jax.vmap(task.normalize)(losses), 2)
+    np.testing.assert_allclose(whole(theta, 1)[0], expected, rtol=1e-4)
+
+
+def test_objective_is_half_mean_and_half_last_tenth() -> None:
+    losses = jnp.concatenate([jnp.arange(20.0), jnp.full(5, 1e6)])
+    np.testing.assert_allclose(unroll.objective(losses, 20), 0.5 * 9.5 + 0.5 * 18.5)
+
+
+@pytest.fixture(scope="module")
+def trial(task: MLPTask) -> unroll.Trial:
+    draw = jax.jit(lambda key: unroll.draw_trial(key, task, HORIZON, PLAIN))
+    return draw(jax.random.key(3))
 
 
 @pytest.fixture(scope="module")
 def start(task: MLPTask) -> Callable[..., Any]:
     """``start(trial)``: the inner problem before its first update."""
     theta = problems.untrained(problems.SMALL)
-    return jax.jit(lambda trial: unroll.start(task, trial, problems.SMALL, theta))
+    return jax.jit(lambda trial: unroll.start(task, trial, RULE, theta))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +153,7 @@ def piece(task: MLPTask) -> Callable[..., Any]:
     theta = problems.meta_params(problems.SMALL)
 
     def run(inner: Any, trial: unroll.Trial, first: Any, steps: int) -> Any:
-        return unroll.unroll(task, problems.SMALL, theta, inner, trial, first, steps)
+        return unroll.unroll(task, RULE, theta, inner, trial, first, steps)
 
     return jax.jit(run, static_argnums=3)
 
@@ -91,12 +161,23 @@ def piece(task: MLPTask) -> Callable[..., Any]:
 def test_unroll_reparametrised_problem_starts_at_the_same_loss(
     trial: unroll.Trial, start: Callable[..., Any], piece: Callable[..., Any]
 ) -> None:
-    scaled = trial._replace(log_scale=jnp.asarray(3.0))
+    scaled = trial._replace(log_scales=jnp.asarray([3.0, -1.0, 0.5, 2.0]))
     runs = [piece(start(t), t, jnp.asarray(0), 2) for t in (trial, scaled)]
     (_, plain), (_, reparametrised) = runs
     np.testing.assert_allclose(plain[0], reparametrised[0], rtol=1e-5)
     # The same steps mean more to smaller weights.
     assert abs(float(plain[1] - reparametrised[1])) > 1e-4
+
+
+def test_unroll_fixed_batch_repeats_one_minibatch(
+    trial: unroll.Trial, start: Callable[..., Any], piece: Callable[..., Any]
+) -> None:
+    fixed = trial._replace(fixed_batch=jnp.asarray(True))
+    inner = start(fixed)
+    losses = [
+        float(piece(inner, t, jnp.asarray(i), 2)[1][0]) for t in (fixed, trial) for i in (0, 5)
+    ]
+    assert losses[0] == losses[1] == losses[2] != losses[3]
 
 
 def test_unroll_in_two_pieces_equals_one(
@@ -108,15 +189,18 @@ def test_unroll_in_two_pieces_equals_one(
     np.testing.assert_allclose(whole, jnp.concatenate([first, second]), rtol=1e-5)
 
 
-def test_draw_trial_horizons_are_multiples_within_the_range() -> None:
+def test_draw_trial_follows_its_distributions(task: MLPTask) -> None:
     horizon = unroll.Horizon(shortest=100, longest=2000, truncation=50)
-    draw = jax.jit(jax.vmap(lambda key: unroll.draw_trial(key, horizon, 3.0)))
+    augmentation = unroll.Augmentation(fixed_batch=0.3, tells_progress=0.7)
+    draw = jax.jit(jax.vmap(lambda key: unroll.draw_trial(key, task, horizon, augmentation)))
     trials = jax.device_get(draw(jax.random.split(jax.random.key(0), 500)))
     assert trials.horizon.min() == 100
     assert trials.horizon.max() == 2000
     assert np.all(trials.horizon % 50 == 0)
-    assert 0.4 < np.mean(trials.tells_progress) < 0.6
-    assert 0.4 < np.mean(trials.log_scale == 0) < 0.6
+    assert 0.6 < np.mean(trials.tells_progress) < 0.8
+    assert 0.2 < np.mean(trials.fixed_batch) < 0.4
+    assert 0.4 < np.mean(np.all(trials.log_scales == 0, axis=1)) < 0.6
+    assert 0.15 < np.mean(np.ptp(trials.log_scales, axis=1) > 0) < 0.35
 
 
 def test_outer_rates_follow_a_cosine_whatever_the_pieces() -> None:
@@ -127,7 +211,9 @@ def test_outer_rates_follow_a_cosine_whatever_the_pieces() -> None:
     np.testing.assert_array_equal(whole[30:40], train.outer_rates(config, 30, 10))
 
 
-@pytest.mark.parametrize("change", [{"outer_steps": 0}, {"sigma": 0.0}, {"num_pairs": -1}])
+@pytest.mark.parametrize(
+    "change", [{"outer_steps": 0}, {"sigma": 0.0}, {"num_workers": -1}, {"pieces": (3, 2)}]
+)
 def test_config_impossible_sizes_are_refused(change: dict) -> None:
     with pytest.raises(ValueError, match="must be"):
         dataclasses.replace(CONFIG, **change)
