@@ -68,7 +68,7 @@ def render(
     if getattr(env.env, "model", None) is not None and hasattr(env.env, "qpos"):
         try:
             return _render_mujoco(env.env, physics, fps, stem)
-        except _CannotRender as reason:
+        except _CannotRenderError as reason:
             # The reader of a stick figure has a right to know why it is one.
             warnings.warn(f"the video is drawn by hand: {reason}", stacklevel=2)
     return _write_gif(_draw(env.env, physics, observations), fps, stem.with_suffix(".gif"))
@@ -101,15 +101,15 @@ def _play(
     return jax.device_get(physics), np.asarray(observations)
 
 
-class _CannotRender(RuntimeError):
+class _CannotRenderError(RuntimeError):
     """Why MuJoCo's own renderer cannot be used here."""
 
 
 def _render_mujoco(env: Any, physics: PyTree, fps: float, stem: Path) -> Path:
-    """A video by MuJoCo's own renderer; raises :class:`_CannotRender` where that cannot work."""
+    """A video by MuJoCo's own renderer; raises :class:`_CannotRenderError` where it cannot."""
     for package in ("mujoco", "imageio"):
         if importlib.util.find_spec(package) is None:
-            raise _CannotRender(f"the package {package!r} is missing")
+            raise _CannotRenderError(f"the package {package!r} is missing")
     mujoco: Any = importlib.import_module("mujoco")
     ending = ".mp4" if importlib.util.find_spec("imageio_ffmpeg") else ".gif"
     environment = {"MUJOCO_GL": "egl"} | dict(os.environ)  # a user's own choice wins
@@ -134,10 +134,10 @@ def _render_mujoco(env: Any, physics: PyTree, fps: float, stem: Path) -> Path:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise _CannotRender(f"MuJoCo took longer than {_TIMEOUT_S} s") from None
+            raise _CannotRenderError(f"MuJoCo took longer than {_TIMEOUT_S} s") from None
         if done.returncode != 0 or not os.path.exists(video) or not os.path.getsize(video):
             said = done.stderr.strip().splitlines() or ["it wrote no frames"]
-            raise _CannotRender(f"MuJoCo cannot draw ({said[-1]})")
+            raise _CannotRenderError(f"MuJoCo cannot draw ({said[-1]})")
         os.replace(video, stem.with_suffix(ending))
     return stem.with_suffix(ending)
 

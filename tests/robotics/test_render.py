@@ -88,7 +88,7 @@ def test_mujoco_draws_a_moving_body(slider, tmp_path):
     positions = np.linspace(0, 1, 12)[:, None]
     try:
         video = render_module._render_mujoco(slider.env, positions, 20.0, tmp_path / "v")
-    except render_module._CannotRender as reason:
+    except render_module._CannotRenderError as reason:
         pytest.skip(str(reason))
     frames = frames_of(video)
     assert len(frames) == 12
