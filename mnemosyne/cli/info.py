@@ -10,8 +10,6 @@ from typing import Any, Literal
 
 import tyro
 
-Shapes = list[tuple[int, ...]]
-
 
 @dataclasses.dataclass(frozen=True)
 class Info:
@@ -27,31 +25,7 @@ class Info:
     """File for the numbers that are printed."""
 
 
-def mlp_shapes(params: int) -> Shapes:
-    """Eight equal layers with biases."""
-    width = max(1, round(math.sqrt(params / 8)))
-    return [shape for _ in range(8) for shape in ((width, width), (width,))]
-
-
-def transformer_shapes(params: int) -> Shapes:
-    """Blocks of width 128 (about 200,000 weights each) with biases and normalisation scales."""
-    width = 128 if params >= 200_000 else max(2, round(math.sqrt(params / 12)))
-    block = [(width, 3 * width), (3 * width,), (width, width), (width,)]
-    block += [(width, 4 * width), (4 * width,), (4 * width, width), (width,)]
-    block += [(width,)] * 4
-    size = sum(math.prod(shape) for shape in block)
-    return block * max(1, round(params / size))
-
-
-def many_small_shapes(params: int) -> Shapes:
-    """Tensors of 32 x 32 and a bias each."""
-    return [(32, 32), (32,)] * max(1, round(params / 1056))
-
-
-LAYOUTS = {"mlp": mlp_shapes, "transformer": transformer_shapes, "many-small": many_small_shapes}
-
-
-def count_state(artifact: Any, shapes: Shapes) -> dict[str, Any]:
+def count_state(artifact: Any, shapes: list[tuple[int, ...]]) -> dict[str, Any]:
     """Initialises the optimizer on such a network and counts what it holds."""
     import jax
     import jax.numpy as jnp
@@ -84,6 +58,7 @@ def run(config: Info) -> dict[str, Any]:
         "give a smaller --params",
     )
     import mnemosyne
+    from experiments.benchmarks.layouts import LAYOUTS
     from mnemosyne import artifacts, features
 
     artifact = mnemosyne.load(config.artifact)
