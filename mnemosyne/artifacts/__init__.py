@@ -12,14 +12,15 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from mnemosyne import features
+from mnemosyne import controller, features, paper
 from mnemosyne.config import MnemosyneConfig
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 FOLDER = Path(__file__).parent
 
 
@@ -160,13 +161,23 @@ def load(name_or_path: str | Path) -> Artifact:
     meta_params = unflatten(flat)
     if (sha := tensor_sha256(meta_params)) != header["tensor_sha256"]:
         raise ValueError(f"{path} was altered: its tensors hash to {sha[:12]}, not as stated.")
+    config = MnemosyneConfig.from_dict(json.loads(header["config"]))
+    _check_shapes(path, meta_params, config)
     return Artifact(
         meta_params,
-        MnemosyneConfig.from_dict(json.loads(header["config"])),
+        config,
         json.loads(header["trained_with"]),
         tuple(json.loads(header["tasks"])),
         sha,
     )
+
+
+def _check_shapes(path: Path, meta_params: dict[str, Any], config: MnemosyneConfig) -> None:
+    """Refuses tensors that are not those of the network in the header, such as a baseline's."""
+    module = controller if config.mode == "plus" else paper
+    expected = jax.eval_shape(lambda key: module.init(key, config), jax.random.key(0))
+    if jax.tree.map(np.shape, meta_params) != jax.tree.map(np.shape, expected):
+        raise ValueError(f"{path} holds the tensors of another network or optimizer.")
 
 
 def _check_header(path: Path, header: dict[str, str]) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Artifacts survive the round trip, and anything else is refused with a sentence."""
 
+import dataclasses
 import json
 import struct
 from pathlib import Path
@@ -68,6 +69,15 @@ def test_load_truncated_file_is_refused(path: Path, keep: int) -> None:
 def test_load_unknown_contract_is_refused(path: Path, field: str) -> None:
     _rewrite_header(path, **{field: "999"})
     with pytest.raises(ValueError, match=f"{field} '999'"):
+        mnemosyne.load(path)
+
+
+def test_load_tensors_of_another_network_are_refused(path: Path) -> None:
+    artifact = mnemosyne.load(path)
+    artifacts.save_artifact(
+        path, dataclasses.replace(artifact, config=mnemosyne.MnemosyneConfig(dim=8))
+    )
+    with pytest.raises(ValueError, match="another network or optimizer"):
         mnemosyne.load(path)
 
 

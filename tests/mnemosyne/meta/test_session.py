@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host side of meta-training: a killed run goes on as if nothing had happened."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mnemosyne import MnemosyneConfig, artifacts
+from mnemosyne.learned import LearnedOptimizer
+from mnemosyne.meta import session, train
+from mnemosyne.meta.estimators import System
+
+TARGET = jnp.asarray([1.0, -2.0, 0.5])
+RULE = LearnedOptimizer("toy", lambda key: {"w": jnp.zeros(3)}, lambda theta: None)  # type: ignore
+CONFIG = train.MetaTrainConfig(outer_steps=40, num_workers=2, learning_rate=0.1, seed=3)
+
+
+def toy() -> train.Families:
+    """A problem of one truncation: the squared distance of theta to a noisy target."""
+
+    def advance(theta: Any, state: jax.Array) -> tuple[jax.Array, jax.Array]:
+        noise = 0.1 * jax.random.normal(jax.random.wrap_key_data(state), (3,))
+        return state, jnp.sum(jnp.square(theta["w"] - TARGET - noise))
+
+    system = System(
+        reset=lambda theta, key, fraction: jax.random.key_data(key),
+        advance=advance,
+        finished=lambda state: jnp.ones((), bool),
+    )
+    return {"toy": train.fixed_length(system)}
+
+
+def check(theta: Any) -> list[dict[str, Any]]:
+    distance = float(np.sum(np.square(np.asarray(theta["w"] - TARGET))))
+    return [{"task": "toy", "score": distance}]
+
+
+class Saved(NamedTuple):
+    state: Any
+    host: Mapping[str, Any]
+
+
+class Memory:
+    """A checkpointer in memory that pulls the plug after some saves."""
+
+    def __init__(self, saves: int = 1000):
+        self.saved: dict[int, Saved] = {}
+        self.left = saves
+
+    def steps(self) -> list[int]:
+        return sorted(self.saved)
+
+    def save(self, step: int, state: Any, host: Mapping[str, Any]) -> None:
+        # A copy, for the loop donates its state.
+        self.saved[step] = Saved(jax.tree.map(lambda x: jnp.array(x, copy=True), state), host)
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+    def restore(self, like: Any) -> Saved:
+        del like
+        saved = self.saved[self.steps()[-1]]
+        return saved._replace(state=jax.tree.map(lambda x: jnp.array(x, copy=True), saved.state))
+
+
+def run(folder: Path, checkpointer: Memory) -> dict[str, Any]:
+    found = session.Session(toy(), check, RULE, MnemosyneConfig(), CONFIG, folder, {}, 10)
+    advance = session.make_advance(found.families, CONFIG)
+    return found.run(
+        advance, checkpointer, lambda step, scalars: None, RULE.init(jax.random.key(0))
+    )
+
+
+def test_run_learns_and_keeps_the_best(tmp_path: Path) -> None:
+    result = run(tmp_path, Memory())
+    assert result["best"]["score"] < 0.5 < float(jnp.sum(jnp.square(TARGET)))
+    assert result["meta_params_sha256"] == result["best"]["sha256"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best.safetensors",
+        "last.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("saves", [1, 3])
+def test_killed_run_ends_like_one_that_was_not(tmp_path: Path, saves: int) -> None:
+    whole = run(tmp_path / "whole", Memory())
+    checkpointer = Memory(saves)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", checkpointer)
+    resumed = run(tmp_path / "killed", checkpointer)
+    for name in ("best", "meta_params_sha256", "last_meta_params_sha256"):
+        assert resumed[name] == whole[name]
+
+
+def test_last_theta_that_is_worse_does_not_replace_the_best(tmp_path: Path) -> None:
+    scores = iter([0.3, 0.1, 0.2, 0.4])
+
+    def rising(theta: Any) -> list[dict[str, Any]]:
+        del theta
+        return [{"task": "toy", "score": next(scores)}]
+
+    found = session.Session(toy(), rising, RULE, MnemosyneConfig(), CONFIG, tmp_path, {}, 10)
+    advance = session.make_advance(found.families, CONFIG)
+    start = RULE.init(jax.random.key(0))
+    result = found.run(advance, Memory(), lambda step, scalars: None, start)
+    assert result["best"]["outer_step"] == 20
+    assert result["meta_params_sha256"] != result["last_meta_params_sha256"]
+
+
+def test_outer_steps_for_fits_the_budget_in_whole_chunks() -> None:
+    steps = session.outer_steps_for(600.0, pace=0.5, validation_s=10.0, every=20)
+    assert steps == 600
+    assert steps % session.CHUNK == 0
+    with pytest.raises(ValueError, match="too short"):
+        session.outer_steps_for(3.0, pace=0.5, validation_s=0.0, every=20)
+
+
+def test_measure_pace_sees_a_slow_step() -> None:
+    families = toy()
+    advance = session.make_advance(families, CONFIG)
+    state = train.init(families, RULE.init(jax.random.key(0)), CONFIG)
+    compile_s, pace = session.measure_pace(advance, state)
+    assert 0 < pace < compile_s
+
+
+def test_artifacts_of_a_run_say_what_it_was(tmp_path: Path) -> None:
+    run(tmp_path, Memory())
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "best.safetensors", framework="numpy") as file:
+        header = file.metadata()
+    assert '"meta_train"' in header["trained_with"]
+    assert header["format_version"] == artifacts.FORMAT_VERSION
