@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from mnemosyne import features
-from mnemosyne.learned import mnemosyne_rule
+from mnemosyne.learned import LearnedOptimizer, mnemosyne_rule
 from mnemosyne.meta import train, unroll, validate
 from mnemosyne.meta.tasks import MLPTask, teacher_data
 from tests.mnemosyne import problems
@@ -235,3 +235,21 @@ def test_normalize_is_monotone_clipped_and_finite(task: MLPTask) -> None:
     assert np.all(np.isfinite(values))
     assert np.all(np.diff(values) >= 0)
     assert float(values[-1]) == float(values[5])
+
+
+def test_check_scores_the_envelope_itself_as_zero(
+    task: MLPTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validate, "VALIDATION_STEPS", (20,))
+    keys = validate.seeds(0, validate.VALIDATION_SEEDS)
+    best = validate.envelope(validate.adam_grid(task, keys, 20, (3e-2,)), (3e-2,))
+
+    def adam(rate: Any) -> optax.GradientTransformationExtraArgs:
+        return optax.with_extra_args_support(optax.adam(lambda _: rate))
+
+    rule = LearnedOptimizer("adam", lambda key: jnp.asarray(3e-2), adam)
+    check = validate.make_check([task], rule, {task.name: {20: best}})
+    same, slow, wild = (check(jnp.asarray(rate))[0] for rate in (3e-2, 1e-5, jnp.inf))
+    np.testing.assert_allclose(same["score"], 0.0, atol=1e-4)
+    assert 0.1 < slow["score"] < wild["score"] < 10
+    assert same["task"] == "tiny/20"
