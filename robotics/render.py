@@ -113,7 +113,9 @@ def _render_mujoco(env: Any, physics: PyTree, fps: float, stem: Path) -> Path:
     mujoco: Any = importlib.import_module("mujoco")
     ending = ".mp4" if importlib.util.find_spec("imageio_ffmpeg") else ".gif"
     environment = {"MUJOCO_GL": "egl"} | dict(os.environ)  # a user's own choice wins
-    with tempfile.TemporaryDirectory(dir=stem.parent, prefix=".render-") as folder:
+    # Absolute, because the program runs in a folder of its own.
+    place = stem.parent.absolute()
+    with tempfile.TemporaryDirectory(dir=place, prefix=".render-") as folder:
         model, positions, video = (
             os.path.join(folder, name) for name in ("m.mjb", "q.npy", f"v{ending}")
         )

@@ -84,7 +84,9 @@ def distinct(frames: np.ndarray) -> int:
     return 1 + int((np.abs(np.diff(frames, axis=0)).max(axis=(1, 2, 3)) > 40).sum())
 
 
-def test_mujoco_draws_a_moving_body(slider, tmp_path):
+def test_mujoco_draws_a_moving_body(slider, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    tmp_path = Path(tmp_path.name)  # as users give it: from where they stand
     positions = np.linspace(0, 1, 12)[:, None]
     try:
         video = render_module._render_mujoco(slider.env, positions, 20.0, tmp_path / "v")
