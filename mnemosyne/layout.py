@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """How tensors become tokens, and tokens become memory slots; decided by shapes alone.
 
-Every tensor is vectorised and cut into equal tokens, without padding: the number of tokens is the
-largest divisor of its size under the cap. Normally every token has a memory slot of its own. A
-network of very many tensors would then carry more memory than weights, so slots are shared, tensors
-of equal shape first, until the memory fits the budget. The memory is associative: tokens that share
-a slot still find what they wrote by content.
+Small tensors are vectorised and cut into equal tokens, without padding: the number of tokens is the
+largest divisor of the size under the cap. Large matrices and kernels are cut between rows (slices
+of the first axis), so that a loop over them keeps the shape they have.
+
+Normally every token has a memory slot of its own. A network of very many tensors would then carry
+more memory than weights, so slots are shared, tensors of equal shape first, until the memory fits
+the budget. The memory is associative: tokens that share a slot still find what they wrote by
+content.
 """
 
 from __future__ import annotations
@@ -15,11 +18,16 @@ import functools
 import math
 
 import numpy as np
+from jaxtyping import Int
 
 from mnemosyne.config import MnemosyneConfig
 
 Shape = tuple[int, ...]
 
+ROW = 64
+"""Entries of a row of packed tensors, and of the shortest row that a large tensor is cut by."""
+MAX_PACKED = 16_384
+"""Tensors up to this size are small."""
 MEMORY_BUDGET = 0.1
 """Floats of memory a parameter on networks of a million parameters and more."""
 MIN_SLOTS = 122
@@ -62,8 +70,20 @@ def _largest_divisor(n: int, cap: int) -> int:
     return next((d for d in range(min(n, cap), 0, -1) if n % d == 0), 0)
 
 
-def _token_counts(sizes: list[int], token_size: int, cap: int) -> list[int]:
-    return [_largest_divisor(n, min(cap, -(-n // token_size))) for n in sizes]
+def cut_by_rows(shape: Shape) -> bool:
+    """Whether tokens are runs of rows of this tensor, of as equal length as possible."""
+    return math.prod(shape) > MAX_PACKED and math.prod(shape[1:]) >= ROW and len(shape) > 1
+
+
+def token_of_row(rows: int, tokens: int) -> Int[np.ndarray, " rows"]:
+    """The token, counted from 0, of each row of a tensor that is cut by rows."""
+    return (np.arange(rows) * tokens) // rows
+
+
+def _token_count(shape: Shape, token_size: int, cap: int) -> int:
+    size = math.prod(shape)
+    most = min(cap, -(-size // token_size))
+    return min(most, shape[0]) if cut_by_rows(shape) else _largest_divisor(size, most)
 
 
 def _groups(keys: list[tuple]) -> np.ndarray:
@@ -85,10 +105,10 @@ def make_layout(shapes: tuple[Shape, ...], config: MnemosyneConfig) -> Layout:
     sizes = [math.prod(shape) for shape in shapes]
     budget = max(MIN_SLOTS, int(MEMORY_BUDGET * sum(sizes) / config.memory_floats))
     cap = config.max_tokens
-    tokens = _token_counts(sizes, config.token_size, cap)
+    tokens = [_token_count(shape, config.token_size, cap) for shape in shapes]
     while sum(tokens) > budget and cap > 1:
         cap //= 2
-        tokens = _token_counts(sizes, config.token_size, cap)
+        tokens = [_token_count(shape, config.token_size, cap) for shape in shapes]
     owners = [shape for shape, count in zip(shapes, tokens, strict=True) for _ in range(count)]
     # Coarser and coarser ways of sharing; the first that fits the budget wins.
     candidates = (

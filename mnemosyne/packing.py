@@ -16,12 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mnemosyne.layout import Layout, Shape, sample_indices
-
-ROW = 64
-"""Entries of a row."""
-MAX_PACKED = 16_384
-"""Tensors up to this size are packed."""
+from mnemosyne.layout import (
+    MAX_PACKED,
+    ROW,
+    Layout,
+    Shape,
+    cut_by_rows,
+    sample_indices,
+    token_of_row,
+)
 
 
 class Packing(NamedTuple):
@@ -31,14 +34,14 @@ class Packing(NamedTuple):
       packed: indices of the tensors that are packed.
       single: indices of the others, empty tensors left out.
       row_tokens: token of each row, a block.
-      samples: positions of the packed tokens' samples in the flattened rows.
+      samples: positions of the tokens' samples in the flattened block, a block.
       order: puts the tokens of packed and then single tensors back into tree order.
     """
 
     packed: tuple[int, ...]
     single: tuple[int, ...]
     row_tokens: tuple[np.ndarray, ...]
-    samples: np.ndarray
+    samples: tuple[np.ndarray, ...]
     order: np.ndarray
 
 
@@ -64,15 +67,32 @@ def _plan(shapes: tuple[Shape, ...], tokens: tuple[int, ...], sample: int) -> Pa
             samples.append(start + sample_indices(size, sample))
             start += rows * ROW
     owners = [np.arange(offsets[i], offsets[i + 1]) for i in (*packed, *single)]
-    blocks = [np.asarray(row_tokens, np.int32)] if packed else []
-    blocks += owners[len(packed) :]
+    blocks = [(np.asarray(row_tokens, np.int32), np.asarray(samples, np.int32))] if packed else []
+    blocks += [_single(shapes[i], tokens[i], int(offsets[i]), sample) for i in single]
     return Packing(
         packed,
         single,
-        tuple(blocks),
-        np.asarray(samples, np.int32).reshape(-1, sample),
+        tuple(rows for rows, _ in blocks),
+        tuple(positions for _, positions in blocks),
         np.argsort(np.concatenate(owners)),
     )
+
+
+def _view(shape: Shape, tokens: int) -> tuple[int, int]:
+    """The matrix as which a large tensor is updated; each of its rows belongs to one token."""
+    size = math.prod(shape)
+    rows = shape[0] if cut_by_rows(shape) else tokens
+    return rows, size // rows
+
+
+def _single(shape: Shape, tokens: int, first: int, sample: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of the rows of a large tensor, and positions of the tokens' samples."""
+    rows, width = _view(shape, tokens)
+    owners = token_of_row(rows, tokens)
+    starts = np.searchsorted(owners, np.arange(tokens)) * width
+    sizes = np.bincount(owners, minlength=tokens) * width
+    positions = [s + sample_indices(int(n), sample) for s, n in zip(starts, sizes, strict=True)]
+    return (first + owners).astype(np.int32), np.stack(positions).astype(np.int32)
 
 
 def make_packing(layout: Layout, sample: int) -> Packing:
@@ -89,7 +109,8 @@ def to_blocks(leaves: list[Array], packing: Packing, layout: Layout) -> Blocks:
         rows.append(jnp.pad(flat, ((0, 0), (0, padding))).reshape(-1, ROW))
     blocks = [jnp.concatenate(rows)] if rows else []
     return blocks + [
-        leaves[i].reshape(layout.tokens[i], -1).astype(jnp.float32) for i in packing.single
+        leaves[i].reshape(_view(layout.shapes[i], layout.tokens[i])).astype(jnp.float32)
+        for i in packing.single
     ]
 
 
@@ -110,8 +131,8 @@ def from_blocks(blocks: Blocks, packing: Packing, layout: Layout) -> list[Array]
 
 def take(blocks: Blocks, packing: Packing) -> Float[Array, "tokens sample"]:
     """Evenly spread entries of every token, in tree order."""
-    parts = [blocks[0].reshape(-1)[packing.samples]] if packing.packed else []
-    count = packing.samples.shape[1]
-    singles = blocks[len(parts) :]
-    parts += [block[:, sample_indices(block.shape[1], count)] for block in singles]
+    parts = [
+        block.reshape(-1)[positions]
+        for block, positions in zip(blocks, packing.samples, strict=True)
+    ]
     return jnp.concatenate(parts)[packing.order]

@@ -87,7 +87,8 @@ class Coefficients(NamedTuple):
 
     def rows(self, tokens: np.ndarray) -> Coefficients:
         """The coefficients of each row, given its token; one gather for all of them."""
-        table = jnp.concatenate(self, axis=1)[tokens]
+        # The barrier keeps their arithmetic out of the loops over coordinates.
+        table = jax.lax.optimization_barrier(jnp.concatenate(self, axis=1)[tokens])
         edges = np.cumsum([part.shape[1] for part in self])[:-1]
         return Coefficients(*jnp.split(table, edges, axis=1))
 

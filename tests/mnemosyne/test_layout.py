@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from mnemosyne import MnemosyneConfig
-from mnemosyne.layout import MIN_SLOTS, make_layout, paper_layout, sample_indices
+from mnemosyne.layout import (
+    MIN_SLOTS,
+    cut_by_rows,
+    make_layout,
+    paper_layout,
+    sample_indices,
+    token_of_row,
+)
 
 CONFIG = MnemosyneConfig()
 SHAPES = st.lists(st.lists(st.integers(1, 40), max_size=3).map(tuple), min_size=1, max_size=30)
@@ -21,7 +28,7 @@ def test_layout_tokens_divide_every_tensor(shapes: list) -> None:
     layout = make_layout(tuple(shapes), CONFIG)
     for shape, tokens in zip(shapes, layout.tokens, strict=True):
         assert 1 <= tokens <= CONFIG.max_tokens
-        assert math.prod(shape) % tokens == 0
+        assert math.prod(shape) % tokens == 0 or (cut_by_rows(shape) and tokens <= shape[0])
     assert layout.num_tokens == sum(layout.tokens)
     assert set(layout.slots.tolist()) == set(range(layout.num_slots))
 
@@ -37,10 +44,20 @@ def test_layout_permuting_tensors_permutes_tokens(shapes: list, data: st.DataObj
 
 
 @pytest.mark.parametrize(
-    ("shape", "tokens"), [((), 1), ((0, 3), 0), ((64, 32), 2), ((1000, 1000), 16), ((1009,), 1)]
+    ("shape", "tokens"),
+    [((), 1), ((0, 3), 0), ((64, 32), 2), ((1000, 1000), 16), ((1009,), 1), ((353, 353), 16)],
 )
 def test_layout_known_token_counts(shape: tuple, tokens: int) -> None:
     assert make_layout((shape, (2, 2)), CONFIG).tokens[0] == tokens
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [(16, 16), (353, 16), (1000, 3)])
+def test_token_of_row_cuts_into_runs_of_nearly_equal_length(rows: int, tokens: int) -> None:
+    owners = token_of_row(rows, tokens)
+    assert np.all(np.diff(owners) >= 0)
+    lengths = np.bincount(owners)
+    assert len(lengths) == tokens
+    assert np.ptp(lengths) <= 1
 
 
 def test_layout_many_small_tensors_share_slots_by_shape() -> None:

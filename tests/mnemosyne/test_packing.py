@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mnemosyne import MnemosyneConfig, packing
-from mnemosyne.layout import Shape, make_layout, sample_indices
+from mnemosyne.layout import Shape, cut_by_rows, make_layout, sample_indices, token_of_row
 
 CONFIG = MnemosyneConfig()
 # Odd sizes, scalars, empty tensors, tensors of several tokens, large ones before and after small.
@@ -16,6 +16,7 @@ CASES = [
     ((200, 200), (0, 4), (129, 128), (3, 5, 7)),
     ((1009,), (2, 1500), (), (63,), (65,)),
     ((300, 300),),
+    ((353, 353), (20_000,), (7000, 3), (2, 3, 70, 80)),
 ]
 
 
@@ -44,18 +45,21 @@ def test_take_reads_every_token_of_its_own_tensor(shapes: tuple[Shape, ...]) -> 
     plan = packing.make_packing(layout, 16)
     leaves = _leaves(shapes)
     taken = np.asarray(packing.take(packing.to_blocks(leaves, plan, layout), plan))
-    expected = [
-        np.asarray(leaf).reshape(tokens, -1)[:, sample_indices(leaf.size // tokens, 16)]
-        for leaf, tokens in zip(leaves, layout.tokens, strict=True)
-        if tokens
-    ]
-    np.testing.assert_array_equal(taken, np.concatenate(expected))
+    expected = []
+    for leaf, tokens in zip(leaves, layout.tokens, strict=True):
+        if cut_by_rows(leaf.shape):
+            owners = token_of_row(len(leaf), tokens)
+            parts = [np.asarray(leaf)[owners == token].ravel() for token in range(tokens)]
+        else:
+            parts = np.asarray(leaf).reshape(tokens, -1) if tokens else []
+        expected += [part[sample_indices(part.size, 16)] for part in parts]
+    np.testing.assert_array_equal(taken, np.stack(expected))
 
 
 def test_rows_belong_to_one_token_and_cover_all_of_them() -> None:
     layout = make_layout(((64, 33), (10,), (200, 200)), CONFIG)
     plan = packing.make_packing(layout, 16)
-    assert [len(rows) for rows in plan.row_tokens] == [34, 16]
+    assert [len(rows) for rows in plan.row_tokens] == [34, 200]
     rows = np.concatenate(plan.row_tokens)
     covered = sorted(set(rows.tolist()))
     assert covered == list(range(layout.num_tokens))
