@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from mnemosyne.learned import LearnedOptimizer, Theta
 from mnemosyne.meta.task import Task
@@ -25,17 +26,14 @@ class Curves(NamedTuple):
     """Training losses of several seeds.
 
     Attributes:
-      loss: minibatch loss before every update.
+      loss: minibatch loss before every update; infinite where it was not finite, 0 after the end.
       final: mean loss of the last weights on 16 fresh minibatches.
+      mean: loss averaged over the run; a diverged run counts as infinite.
     """
 
     loss: Float[Array, "*batch steps"]
     final: Float[Array, "*batch"]
-
-    @property
-    def mean(self) -> Float[Array, "*batch"]:
-        """Loss averaged over the run, a seed; a diverged run counts as infinite."""
-        return jnp.where(jnp.isfinite(self.loss), self.loss, jnp.inf).mean(axis=-1)
+    mean: Float[Array, "*batch"]
 
 
 def train_curve(
@@ -44,6 +42,7 @@ def train_curve(
     key: Key[Array, ""],
     num_steps: int,
     tell_progress: bool = False,
+    length: Int[Array, ""] | None = None,
 ) -> Curves:
     """Trains one seed; the loss is passed as ``value`` to optimizers that want it.
 
@@ -53,23 +52,26 @@ def train_curve(
       key: initial weights and minibatches, the same for every optimizer.
       num_steps: updates.
       tell_progress: pass ``progress`` as well.
+      length: updates to make, if fewer; traced, so that one program serves runs of all lengths.
     """
+    total = num_steps if length is None else length
     transform = optax.with_extra_args_support(optimizer)
     key_init, key_data, key_final = jax.random.split(key, 3)
     params = task.init(key_init)
 
-    def step(carry: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], Array]:
-        params, state = carry
+    def step(index: Array, carry: tuple[Any, Any, Array]) -> tuple[Any, Any, Array]:
+        params, state, losses = carry
         batch = task.sample(jax.random.fold_in(key_data, index))
         loss, grads = jax.value_and_grad(task.loss)(params, batch)
-        progress = {"progress": index / num_steps} if tell_progress else {}
+        progress = {"progress": index / total} if tell_progress else {}
         updates, state = transform.update(grads, state, params, value=loss, **progress)
-        return (optax.apply_updates(params, updates), state), loss
+        losses = losses.at[index].set(jnp.where(jnp.isfinite(loss), loss, jnp.inf))
+        return optax.apply_updates(params, updates), state, losses
 
-    carry = (params, transform.init(params))
-    (params, _), losses = jax.lax.scan(step, carry, jnp.arange(num_steps))
+    carry = (params, transform.init(params), jnp.zeros(num_steps))
+    params, _, losses = jax.lax.fori_loop(0, total, step, carry)
     final = jax.vmap(lambda k: task.loss(params, task.sample(k)))(jax.random.split(key_final, 16))
-    return Curves(losses, jnp.mean(final))
+    return Curves(losses, jnp.mean(final), jnp.sum(losses) / total)
 
 
 def seeds(seed: int, count: int) -> Key[Array, " seeds"]:
@@ -174,22 +176,19 @@ def make_check(
     """
     keys = seeds(0, VALIDATION_SEEDS)
 
-    def run(theta: Theta, task: Task, steps: int) -> tuple[Array, Array]:
-        optimizer = rule.transform(theta)
-        many = jax.vmap(lambda key: train_curve(task, optimizer, key, steps, True))(keys)
+    def run(theta: Theta, steps: Array, task: Task) -> tuple[Array, Array]:
+        optimizer, most = rule.transform(theta), max(VALIDATION_STEPS)
+        many = jax.vmap(lambda key: train_curve(task, optimizer, key, most, True, steps))(keys)
         return jnp.mean(many.mean), jnp.mean(many.final)
 
-    compiled = {
-        (task.name, steps): jax.jit(lambda theta, t=task, s=steps: run(theta, t, s))
-        for task in tasks
-        for steps in VALIDATION_STEPS
-    }
+    compiled = {task.name: jax.jit(functools.partial(run, task=task)) for task in tasks}
 
     def check(theta: Theta) -> list[dict[str, Any]]:
         rows = []
-        for (name, steps), function in compiled.items():
-            mean, final = (float(x) for x in function(theta))
-            rows.append(_row(name, steps, mean, final, envelopes[name][steps]))
+        for name, function in compiled.items():
+            for steps in VALIDATION_STEPS:
+                mean, final = (float(x) for x in function(theta, steps=steps))
+                rows.append(_row(name, steps, mean, final, envelopes[name][steps]))
         return rows
 
     return check
