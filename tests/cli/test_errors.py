@@ -264,3 +264,29 @@ def test_executable_ends_with_one_sentence_and_code_2(root):
     )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and "'brax:hopper'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--budget", "20m"), "--out FOLDER"),
+        (("--out", "m"), "say how long"),
+        (("--out", "m", "--budget", "20x"), "90s, 20m or 1h"),
+        (("--out", "m", "--outer-steps", "0"), "at least 1, got 0"),
+        (("--out", "m", "--budget", "1m", "--outer-steps", "9"), "not both"),
+        (("--out", "m", "--resume"), "no meta-training run to resume"),
+        (("--out", "m", "--outer-steps", "9", "--rule", "lstn"), "lstm"),
+        (("--out", "m", "--outer-steps", "9", "--network", "residual"), "FIELD=VALUE"),
+        (("--out", "m", "--outer-steps", "9", "--network", "residul=false"), "residul"),
+        (("--out", "m", "--outer-steps", "9", "--data-dir", "nowhere"), "'nowhere' does not exist"),
+        (("--out", "m", "--outer-steps", "9", "--init", "mnemosyne-bas"), "mnemosyne-base"),
+    ],
+)
+def test_meta_training_mistakes_are_told_before_any_work(refuse, flags, sentence):
+    assert sentence in refuse("meta-train", *flags)
+
+
+def test_meta_training_does_not_start_in_the_folder_of_another_run(refuse, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "settings.json").write_text("{}")
+    assert "already holds a run" in refuse("meta-train", "--out", "m", "--outer-steps", "9")
