@@ -33,8 +33,8 @@ from mnemosyne.meta.task import Task
 from mnemosyne.meta.tasks import (
     MLP,
     ClassifyTask,
-    MLPTask,
     RegressTask,
+    mlp_task,
     teacher_data,
     teacher_targets,
 )
@@ -78,11 +78,13 @@ HOLD_OUT: dict[str, Builder] = (
 """H: builders by name."""
 
 
-def mlp(images: data.Images, hidden: tuple[int, ...], activation: str, batch: int = 64) -> MLPTask:
+def mlp(
+    images: data.Images, hidden: tuple[int, ...], activation: str, batch: int = 64
+) -> ClassifyTask:
     """An MLP family on a data set, under its canonical name."""
     widths = "-".join(str(w) for w in (images.inputs.shape[1], *hidden, images.labels.max() + 1))
     name = f"mlp-{widths}-{activation}-b{batch}/{images.name}"
-    return MLPTask(name, images.inputs, images.labels, hidden, activation, batch)
+    return mlp_task(name, images.inputs, images.labels, hidden, activation, batch)
 
 
 @functools.lru_cache(maxsize=4)
@@ -131,7 +133,7 @@ def meta_train_tasks(folder: Path | None, extended: bool = False) -> list[Task]:
     ]
 
 
-def validation_tasks(folder: Path | None) -> list[MLPTask]:
+def validation_tasks(folder: Path | None) -> list[ClassifyTask]:
     """V: the 64-32-10 network and a deeper one, on rows that meta-training never reads."""
     images = _validation_images(folder)
     return [mlp(images, (32,), "relu"), mlp(images, (64, 64, 64), "relu")]

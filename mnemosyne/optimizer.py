@@ -25,7 +25,8 @@ def init_meta_params(key: Key[Array, ""], config: MnemosyneConfig | None = None)
 
     Returns:
       A nested dictionary of float32 arrays. In ``plus`` mode it acts exactly like
-      ``optax.adam(1e-3, b1=0.9, b2=0.99, eps=1e-16)``; in the paper modes it does not move.
+      ``optax.adam(1e-3, b1=0.9, b2=0.99, eps=1e-16)``, but for coordinates whose gradients have
+      stayed below 1e-12 of the largest one, which do not move; in the paper modes nothing moves.
     """
     config = config or MnemosyneConfig()
     module = controller if config.mode == "plus" else paper

@@ -71,12 +71,12 @@ class ViT:
 
 
 def make_task(folder: Path | None) -> ClassifyTask:
-    """The task; its ``accuracy`` on :func:`test_images` is one of the bars."""
+    """The task; its ``accuracy`` on :func:`held_out_images` is one of the bars."""
     images = data.cifar10(folder, SIDE)
     return ClassifyTask("vit/cifar10-16", *images[1:], ViT(), 16)
 
 
-def test_images(folder: Path | None) -> data.Images:
+def held_out_images(folder: Path | None) -> data.Images:
     """2,000 images that no training sees, standardised as the training images are."""
     return data.cifar10(folder, SIDE, "test")
 

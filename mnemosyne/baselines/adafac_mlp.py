@@ -17,10 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from mnemosyne.baselines import adafactor
-from mnemosyne.baselines.adafactor import AdafacState, Block, Decays, Signals
+from mnemosyne.baselines.adafactor import Block, Decays, Signals
 from mnemosyne.learned import LearnedOptimizer
 
 STEP_SIZE = 1e-3
@@ -108,23 +108,11 @@ def scale_by_adafac_mlp(
     """
     theta = jax.tree.map(jnp.asarray, theta)
 
-    def update(
-        updates: optax.Updates,
-        state: Any,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, AdafacState]:
-        del extra_args
-        params = adafactor.require_params("adafac-mlp", params)
-        moved = adafactor.accumulate(state, updates, decays_of(theta))
+    def rule(block: Block, count: Int[Array, ""]) -> Array:
+        direction, magnitude = heads(theta, block, count, 2)
+        return -step_size * direction * jnp.exp(EXP_SCALE * magnitude)
 
-        def rule(block: Block) -> Array:
-            direction, magnitude = heads(theta, block, state.count, 2)
-            return -step_size * direction * jnp.exp(EXP_SCALE * magnitude)
-
-        return adafactor.apply_rule(rule, updates, moved, params), moved
-
-    return optax.GradientTransformationExtraArgs(adafactor.init_state, update)
+    return adafactor.transformation("adafac-mlp", decays_of(theta), rule)
 
 
 def adafac_mlp_rule() -> LearnedOptimizer:

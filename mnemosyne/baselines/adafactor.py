@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,8 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mnemosyne.baselines.recurrent import truncated_linear
-from mnemosyne.layout import Layout, Shape
-from mnemosyne.packing import MAX_PACKED, ROW, from_blocks, make_packing, to_blocks
+from mnemosyne.layout import MAX_PACKED, ROW, Layout, Shape
+from mnemosyne.packing import from_blocks, make_packing, to_blocks
 
 NUM_DECAYS = 3
 """Momenta, and factored second moments, of every coordinate."""
@@ -302,3 +302,38 @@ def require_params(name: str, params: optax.Params | None) -> optax.Params:
             f"{name} reads the parameters; pass them: update(gradients, state, params)."
         )
     return params
+
+
+def transformation(
+    name: str,
+    decays: Decays,
+    rule: Callable[[Block, Int[Array, ""]], Array],
+    clip: float = float("inf"),
+) -> optax.GradientTransformationExtraArgs:
+    """A rule on blocks as an optax transformation; extras are ignored.
+
+    Args:
+      name: of the rule, for the error.
+      decays: of the accumulators.
+      rule: ``rule(block, count)`` is the update of a block, in the shape of its gradient; ``count``
+        is the number of updates before this one.
+      clip: bound of every entry of the gradient.
+
+    Raises:
+      ValueError: from ``update``, without ``params``.
+    """
+
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, AdafacState]:
+        del extra_args
+        params = require_params(name, params)
+        if clip < float("inf"):
+            updates = jax.tree.map(lambda g: jnp.clip(g, -clip, clip), updates)
+        moved = accumulate(state, updates, decays)
+        return apply_rule(lambda block: rule(block, state.count), updates, moved, params), moved
+
+    return optax.GradientTransformationExtraArgs(init_state, update)

@@ -18,10 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
 
 from mnemosyne.baselines import adafactor
-from mnemosyne.baselines.adafactor import AdafacState, Block, Decays, Signals
+from mnemosyne.baselines.adafactor import Block, Decays, Signals
 from mnemosyne.learned import LearnedOptimizer
 
 LEARNING_RATE = 1e-3
@@ -80,27 +80,14 @@ def scale_by_celo2(
         jnp.asarray(FACTORED_DECAYS, jnp.float32),
     )
 
-    def update(
-        updates: optax.Updates,
-        state: Any,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, AdafacState]:
-        del extra_args
-        params = adafactor.require_params("celo2", params)
-        clipped = jax.tree.map(lambda g: jnp.clip(g, -MAX_GRADIENT, MAX_GRADIENT), updates)
-        moved = adafactor.accumulate(state, clipped, decays)
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        rate = jnp.asarray(rate, jnp.float32)
+    def rule(block: Block, count: Int[Array, ""]) -> Array:
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        inputs = adafactor.normalize(features(block.signals), block.rows, EPS)
+        direction = adafactor.mlp(theta["network"], inputs, outputs=1)
+        scaled = adafactor.normalize(direction, block.rows, EPS)[0]
+        return -jnp.asarray(rate, jnp.float32) * scaled
 
-        def rule(block: Block) -> Array:
-            inputs = adafactor.normalize(features(block.signals), block.rows, EPS)
-            direction = adafactor.mlp(theta["network"], inputs, outputs=1)
-            return -rate * adafactor.normalize(direction, block.rows, EPS)[0]
-
-        return adafactor.apply_rule(rule, clipped, moved, params), moved
-
-    return optax.GradientTransformationExtraArgs(adafactor.init_state, update)
+    return adafactor.transformation("celo2", decays, rule, MAX_GRADIENT)
 
 
 def celo2_rule(learning_rate: optax.ScalarOrSchedule = LEARNING_RATE) -> LearnedOptimizer:

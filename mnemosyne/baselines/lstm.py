@@ -87,6 +87,47 @@ def init(
     return theta
 
 
+def _layers(theta: dict[str, Any]) -> list[dict[str, Array]]:
+    return [theta[f"layer{index}"] for index in range(len(theta) - 1)]
+
+
+def _empty_chunks(size: int, units: Sequence[int], slow: bool) -> Chunk:
+    """Memories of ``size`` coordinates before the first gradient."""
+    chunks, width = _chunks(size)
+
+    def zeros(rows: int) -> Float[Array, "chunks rows width"]:
+        return jnp.zeros((chunks, rows, width), jnp.float32)
+
+    return Chunk(
+        hidden=tuple(zeros(size) for size in units),
+        memory=tuple(zeros(size) for size in units),
+        mu=zeros(len(MOMENTUM_DECAYS) if slow else 0),
+        nu=zeros(len(SECOND_DECAYS) if slow else 0),
+    )
+
+
+def _step(
+    theta: dict[str, Any],
+    g: Float[Array, " n"],
+    chunk: Chunk,
+    count: Int[Array, ""],
+    preprocessing: Preprocessing,
+) -> tuple[Float[Array, " n"], Chunk]:
+    """One step of the LSTM on the coordinates of a chunk, before the output scale."""
+    if preprocessing == "features":
+        chunk = chunk._replace(
+            mu=_moving(chunk.mu, g, MOMENTUM_DECAYS),
+            nu=_moving(chunk.nu, jnp.square(g), SECOND_DECAYS),
+        )
+    x, hidden, memory = preprocess(g, preprocessing, chunk, count), [], []
+    for layer, h, c in zip(_layers(theta), chunk.hidden, chunk.memory, strict=True):
+        x, cell_state = recurrent.cell(layer, x, h, c)
+        hidden.append(x)
+        memory.append(cell_state)
+    out = theta["out"]["w"][:, 0] @ x + theta["out"]["b"]
+    return out, chunk._replace(hidden=tuple(hidden), memory=tuple(memory))
+
+
 def scale_by_lstm(
     theta: dict[str, Any],
     preprocessing: Preprocessing = "paper",
@@ -102,40 +143,22 @@ def scale_by_lstm(
     Raises:
       ValueError: for an unknown preprocessing.
     """
-    slow = _known(preprocessing) == "features"
+    _known(preprocessing)
     theta = jax.tree.map(jnp.asarray, theta)
-    layers = [theta[f"layer{index}"] for index in range(len(theta) - 1)]
+    layers = _layers(theta)
 
     def init_state(params: optax.Params) -> ScaleByLstmState:
-        chunks, width = _chunks(sum(leaf.size for leaf in jax.tree.leaves(params)))
-
-        def zeros(rows: int) -> Float[Array, "chunks rows width"]:
-            return jnp.zeros((chunks, rows, width), jnp.float32)
-
+        size = sum(leaf.size for leaf in jax.tree.leaves(params))
         units = [layer["b"].size // 4 for layer in layers]
-        memories = Chunk(
-            hidden=tuple(zeros(size) for size in units),
-            memory=tuple(zeros(size) for size in units),
-            mu=zeros(len(MOMENTUM_DECAYS) if slow else 0),
-            nu=zeros(len(SECOND_DECAYS) if slow else 0),
+        return ScaleByLstmState(
+            jnp.zeros((), jnp.int32), _empty_chunks(size, units, preprocessing == "features")
         )
-        return ScaleByLstmState(jnp.zeros((), jnp.int32), memories)
 
     def step(
         g: Float[Array, " n"], chunk: Chunk, count: Int[Array, ""]
     ) -> tuple[Float[Array, " n"], Chunk]:
-        if slow:
-            chunk = chunk._replace(
-                mu=_moving(chunk.mu, g, MOMENTUM_DECAYS),
-                nu=_moving(chunk.nu, jnp.square(g), SECOND_DECAYS),
-            )
-        x, hidden, memory = preprocess(g, preprocessing, chunk, count), [], []
-        for layer, h, c in zip(layers, chunk.hidden, chunk.memory, strict=True):
-            x, cell_state = recurrent.cell(layer, x, h, c)
-            hidden.append(x)
-            memory.append(cell_state)
-        out = theta["out"]["w"][:, 0] @ x + theta["out"]["b"]
-        return output_scale * out, chunk._replace(hidden=tuple(hidden), memory=tuple(memory))
+        moved, chunk = _step(theta, g, chunk, count, preprocessing)
+        return output_scale * moved, chunk
 
     def update(
         updates: optax.Updates,

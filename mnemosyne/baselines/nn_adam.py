@@ -55,12 +55,12 @@ class ScaleByNNAdamState(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """Adam's settings for every tensor."""
+    """Adam's settings, for every tensor or for one."""
 
-    learning_rate: Float[Array, " tensors"]
-    beta1: Float[Array, " tensors"]
-    beta2: Float[Array, " tensors"]
-    eps: Float[Array, " tensors"]
+    learning_rate: Float[Array, "*tensors"]
+    beta1: Float[Array, "*tensors"]
+    beta2: Float[Array, "*tensors"]
+    eps: Float[Array, "*tensors"]
 
 
 def init(key: Key[Array, ""]) -> dict[str, Any]:
@@ -123,6 +123,26 @@ def statistics(
     return jnp.concatenate([_log_magnitude(columns), signs, kinds, 0.2 * controls])
 
 
+def _adam(g: Array, mu: Array, nu: Array, own: Settings) -> tuple[Array, Array, Array]:
+    """Update and moments of one tensor under its own settings, without bias correction."""
+    mu = own.beta1 * mu + (1.0 - own.beta1) * g
+    nu = own.beta2 * nu + (1.0 - own.beta2) * jnp.square(g)
+    return -own.learning_rate * (1.0 + own.eps) * mu / (own.eps + jnp.sqrt(nu + 1e-10)), mu, nu
+
+
+def init_state(params: optax.Params) -> ScaleByNNAdamState:
+    """The state before the first update; all zero, whatever the meta-parameters are."""
+    num = sum(leaf.size > 0 for leaf in jax.tree.leaves(params))
+    return ScaleByNNAdamState(
+        count=jnp.zeros((), jnp.int32),
+        mu=optax.tree.zeros_like(params, dtype=jnp.float32),
+        nu=optax.tree.zeros_like(params, dtype=jnp.float32),
+        moved=jnp.zeros((4, num), jnp.float32),
+        hidden=jnp.zeros((UNITS, num), jnp.float32),
+        memory=jnp.zeros((UNITS, num), jnp.float32),
+    )
+
+
 def scale_by_nn_adam(theta: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
     """The complete NNAdam update; extras are ignored.
 
@@ -134,17 +154,6 @@ def scale_by_nn_adam(theta: dict[str, Any]) -> optax.GradientTransformationExtra
     """
     theta = jax.tree.map(jnp.asarray, theta)
     start = theta["start"]
-
-    def init_state(params: optax.Params) -> ScaleByNNAdamState:
-        num = sum(leaf.size > 0 for leaf in jax.tree.leaves(params))
-        return ScaleByNNAdamState(
-            count=jnp.zeros((), jnp.int32),
-            mu=optax.tree.zeros_like(params, dtype=jnp.float32),
-            nu=optax.tree.zeros_like(params, dtype=jnp.float32),
-            moved=jnp.zeros((4, num), jnp.float32),
-            hidden=jnp.zeros((UNITS, num), jnp.float32),
-            memory=jnp.zeros((UNITS, num), jnp.float32),
-        )
 
     def update(
         updates: optax.Updates,
@@ -163,12 +172,10 @@ def scale_by_nn_adam(theta: dict[str, Any]) -> optax.GradientTransformationExtra
         settings, deltas = decode(controls), [jnp.zeros(leaf.shape, leaf.dtype) for leaf in p]
         read = []
         for index, i in enumerate(filled):
-            rate, beta1, beta2, eps = (setting[index] for setting in settings)
+            own = Settings(*(setting[index] for setting in settings))
             g = jnp.clip(jnp.asarray(gradients[i], jnp.float32), -MAX_GRADIENT, MAX_GRADIENT)
-            mu[i] = beta1 * mu[i] + (1.0 - beta1) * g
-            nu[i] = beta2 * nu[i] + (1.0 - beta2) * jnp.square(g)
-            step = rate * (1.0 + eps) * mu[i] / (eps + jnp.sqrt(nu[i] + 1e-10))
-            deltas[i] = -step.astype(p[i].dtype)
+            step, mu[i], nu[i] = _adam(g, mu[i], nu[i], own)
+            deltas[i] = step.astype(p[i].dtype)
             read.append((g, mu[i], nu[i], jnp.asarray(p[i], jnp.float32)))
         first = state.count == 0
         hidden, memory = recurrent.cell(

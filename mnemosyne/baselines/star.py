@@ -22,10 +22,10 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from mnemosyne.baselines import adafac_mlp, adafactor
-from mnemosyne.baselines.adafactor import AdafacState, Block, Signals
+from mnemosyne.baselines.adafactor import Block, Signals
 from mnemosyne.learned import LearnedOptimizer
 
 Preconditioner = Literal["momentum", "inverse", "none"]
@@ -90,31 +90,17 @@ def scale_by_star(
     scale = adafac_mlp.EXP_SCALE
     outputs = NUM_HEADS if weight_decay else NUM_HEADS - 1
 
-    def update(
-        updates: optax.Updates,
-        state: Any,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, AdafacState]:
-        del extra_args
-        params = adafactor.require_params("star", params)
-        moved = adafactor.accumulate(state, updates, adafac_mlp.decays_of(theta))
+    def rule(block: Block, count: Int[Array, ""]) -> Array:
+        signals = block.signals
+        direction, magnitude, nominal, *decay = adafac_mlp.heads(theta, block, count, outputs)
+        learned = step_size * direction * jnp.exp(scale * magnitude)
+        step = learned * _precondition(signals, preconditioner)
+        step += nominal_step * jnp.exp(scale * nominal) * nominal_direction(signals)
+        if decay:
+            step += weight_decay * jnp.exp(scale * decay[0]) * signals.p
+        return -step
 
-        def rule(block: Block) -> Array:
-            signals = block.signals
-            direction, magnitude, nominal, *decay = adafac_mlp.heads(
-                theta, block, state.count, outputs
-            )
-            learned = step_size * direction * jnp.exp(scale * magnitude)
-            step = learned * _precondition(signals, preconditioner)
-            step += nominal_step * jnp.exp(scale * nominal) * nominal_direction(signals)
-            if decay:
-                step += weight_decay * jnp.exp(scale * decay[0]) * signals.p
-            return -step
-
-        return adafactor.apply_rule(rule, updates, moved, params), moved
-
-    return optax.GradientTransformationExtraArgs(adafactor.init_state, update)
+    return adafactor.transformation("star", adafac_mlp.decays_of(theta), rule)
 
 
 def star_rule() -> LearnedOptimizer:

@@ -137,7 +137,6 @@ def _prepare(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
     prepared = session.Session(
         families=recipe.families,
         check=recipe.make_check(folder),
-        rule=rule,
         network=network,
         config=config,
         folder=folder,

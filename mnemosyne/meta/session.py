@@ -20,7 +20,7 @@ import numpy as np
 
 from mnemosyne import artifacts
 from mnemosyne.config import MnemosyneConfig
-from mnemosyne.learned import LearnedOptimizer, Theta
+from mnemosyne.learned import Theta
 from mnemosyne.meta import train
 
 CHUNK = 10
@@ -61,8 +61,7 @@ class Session:
     Attributes:
       families: inner problems that theta is trained on, by name.
       check: validation, on problems that theta is never trained on.
-      rule: the learned optimizer.
-      network: its configuration, if it is ours; goes into the artifact.
+      network: configuration of the optimizer network, if it is ours; goes into the artifact.
       config: of the outer loop; its ``outer_steps`` is the length of the schedule.
       folder: receives ``best.safetensors`` and ``last.safetensors``.
       trained_with: goes into the artifact's header.
@@ -71,7 +70,6 @@ class Session:
 
     families: train.Families
     check: Check
-    rule: LearnedOptimizer
     network: MnemosyneConfig
     config: train.MetaTrainConfig
     folder: Path

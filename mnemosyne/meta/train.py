@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outer loop: one jitted step works on all inner problems and moves theta."""
+"""The outer loop: one jitted step advances inner problems by a truncation, and moves theta."""
 
 from __future__ import annotations
 
@@ -39,8 +39,6 @@ class MetaTrainConfig:
     the median one."""
     average: float = 0.98
     """Decay of the running average of theta, which is what is validated and shipped."""
-    pieces: tuple[int, int] = (2, 20)
-    """Shortest and longest inner problem of whole-problem systems, in truncations."""
     frozen: tuple[str, ...] = ()
     """Parts of theta, by name, that stay as they are."""
     seed: int = 0
@@ -53,8 +51,6 @@ class MetaTrainConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.sigma <= 0 or self.learning_rate <= 0:
             raise ValueError("sigma and learning_rate must be positive.")
-        if not 1 <= self.pieces[0] <= self.pieces[1]:
-            raise ValueError(f"pieces must be a rising pair from 1 on, got {self.pieces}.")
 
 
 class OuterState(NamedTuple):
@@ -77,14 +73,8 @@ class OuterState(NamedTuple):
     step: Int[Array, ""]
 
 
-Families = Mapping[str, Callable[[Int[Array, ""]], System]]
-"""The inner problems that theta is trained on, by name: ``build(pieces)`` is a system whose
-problems have that many truncations; systems with horizons of their own ignore the number."""
-
-
-def fixed_length(system: System) -> Callable[[Int[Array, ""]], System]:
-    """A system with horizons of its own, as a member of :data:`Families`."""
-    return lambda pieces: system
+Families = Mapping[str, System]
+"""The inner problems that theta is trained on, by name."""
 
 
 def trainable(theta: Theta, frozen: Sequence[str]) -> Theta:
@@ -135,8 +125,8 @@ def init(families: Families, theta: Theta, config: MetaTrainConfig) -> OuterStat
     theta = jax.tree.map(lambda x: jnp.array(x, copy=True), theta)
     keys = jax.random.split(key_workers, len(families))
     workers = tuple(
-        _init_workers(build(jnp.asarray(config.pieces[1])), theta, key_family, config)
-        for build, key_family in zip(families.values(), keys, strict=True)
+        _init_workers(system, theta, key_family, config)
+        for system, key_family in zip(families.values(), keys, strict=True)
     )
     opt_state = OUTER_ADAM.init(theta)
     # A copy: one buffer in two places could not be donated.
@@ -153,13 +143,6 @@ def _init_workers(
     return jax.jit(jax.vmap(lambda k, f: init_one(system, theta, k, f)))(keys, fractions)
 
 
-def _draw_pieces(key: Key[Array, ""], pieces: tuple[int, int]) -> Int[Array, ""]:
-    low, high = np.log(pieces)
-    return jnp.round(jnp.exp(jax.random.uniform(key, (), minval=low, maxval=high))).astype(
-        jnp.int32
-    )
-
-
 def make_outer_step(
     families: Families, config: MetaTrainConfig
 ) -> Callable[[OuterState, Array], tuple[OuterState, dict[str, Array]]]:
@@ -170,16 +153,16 @@ def make_outer_step(
     num_active = min(config.families_per_step, len(families))
 
     def outer_step(state: OuterState, rate: Array) -> tuple[OuterState, dict[str, Array]]:
-        key, key_pieces, key_active, key_workers = jax.random.split(state.key, 4)
-        pieces = _draw_pieces(key_pieces, config.pieces)
+        key, key_active, key_workers = jax.random.split(state.key, 3)
         active = jax.random.permutation(key_active, len(families)) < num_active
         gradients, losses, workers = [], {}, []
-        for index, (name, build) in enumerate(families.items()):
+        for index, (name, system) in enumerate(families.items()):
             moved, gradient, losses[f"meta/loss/{name}"] = jax.lax.cond(
                 active[index],
-                _make_visit(build, config),
+                _make_visit(system, config),
                 _skip_visit,
-                (state.theta, state.workers[index], pieces),
+                state.theta,
+                state.workers[index],
                 jax.random.fold_in(key_workers, index),
             )
             workers.append(moved)
@@ -193,26 +176,25 @@ def make_outer_step(
         metrics = losses | {
             "meta/outer_loss": jnp.nanmean(jnp.stack(list(losses.values()))),
             "meta/outer_grad_norm": optax.tree.norm(gradient),
-            "meta/pieces": pieces.astype(jnp.float32),
         }
         return OuterState(theta, average, opt_state, tuple(workers), key, state.step + 1), metrics
 
     return outer_step
 
 
-_Visit = tuple[Theta, Any, Int[Array, ""]]
+_Visit = Callable[[Theta, Any, Key[Array, ""]], tuple[Any, Theta, Float[Array, ""]]]
+"""From theta, the workers of a family and a key to the workers, their gradient and mean loss."""
 
 
-def _make_visit(
-    build: Callable[[Int[Array, ""]], System], config: MetaTrainConfig
-) -> Callable[[_Visit, Key[Array, ""]], tuple[Any, Theta, Float[Array, ""]]]:
-    """Advances the workers of one family; returns them, their gradient and their mean loss."""
+def _make_visit(system: System, config: MetaTrainConfig) -> _Visit:
+    """Advances the workers of one family."""
 
-    def visit(given: _Visit, key: Key[Array, ""]) -> tuple[Any, Theta, Float[Array, ""]]:
-        theta, workers, pieces = given
+    def visit(
+        theta: Theta, workers: Any, key: Key[Array, ""]
+    ) -> tuple[Any, Theta, Float[Array, ""]]:
         moved, gradient, losses = estimators.estimate(
             _estimator(config),
-            build(pieces),
+            system,
             theta,
             trainable(theta, config.frozen),
             workers,
@@ -223,7 +205,9 @@ def _make_visit(
     return visit
 
 
-def _skip_visit(given: _Visit, key: Key[Array, ""]) -> tuple[Any, Theta, Float[Array, ""]]:
+def _skip_visit(
+    theta: Theta, workers: Any, key: Key[Array, ""]
+) -> tuple[Any, Theta, Float[Array, ""]]:
+    """Leaves a family as it is."""
     del key
-    theta, workers, _ = given
     return workers, jax.tree.map(jnp.zeros_like, theta), jnp.full((), jnp.nan)

@@ -3,14 +3,12 @@
 
 A :class:`Trial` is one draw of everything that is not the optimizer: initial weights, data order,
 units of the weights, horizon and which extras the host passes. Both members of an antithetic pair
-see the same trial. :func:`make_whole` gives inner problems to be differentiated from end to end,
-:func:`make_pieces` the same problems a truncation at a time.
+see the same trial. :func:`make_system` hands the problem to the estimators, a truncation at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -178,7 +176,7 @@ class Running(NamedTuple):
     step: Int[Array, ""]
 
 
-def make_pieces(
+def make_system(
     task: Task, rule: LearnedOptimizer, horizon: Horizon, augmentation: Augmentation
 ) -> System:
     """A task under a learned optimizer, one truncation at a time.
@@ -207,69 +205,3 @@ def make_pieces(
         return state.step >= state.trial.horizon
 
     return System(reset, advance, finished)
-
-
-FINAL_PART = 0.1
-"""Last part of a problem whose losses count as its final loss."""
-
-
-def objective(losses: Float[Array, " steps"], num_steps: Int[Array, ""] | int) -> Float[Array, ""]:
-    """Half the mean over the run, half the mean over its last tenth.
-
-    Args:
-      losses: normalised; those from ``num_steps`` on are ignored.
-      num_steps: length of the run.
-    """
-    index = jnp.arange(losses.shape[0])
-    whole = (index < num_steps).astype(jnp.float32)
-    last = whole * (index >= jnp.floor((1.0 - FINAL_PART) * num_steps))
-    means = [jnp.sum(part * losses) / jnp.sum(part) for part in (whole, last)]
-    return 0.5 * (means[0] + means[1])
-
-
-def make_whole(
-    task: Task, rule: LearnedOptimizer, horizon: Horizon, augmentation: Augmentation
-) -> Callable[[Int[Array, ""]], System]:
-    """A task under a learned optimizer, each advance a problem from its first update to its last.
-
-    BPTT through such a system is exact. All workers share the length, so that short problems cost
-    less than long ones; only the states between truncations are kept for the backward pass.
-
-    Args:
-      task: the family.
-      rule: the learned optimizer.
-      horizon: lengths of the inner problems, and of a truncation.
-      augmentation: what else varies.
-
-    Returns:
-      ``build(pieces)``: the system of problems of ``pieces`` truncations.
-    """
-    most = horizon.longest // horizon.truncation
-
-    def build(pieces: Int[Array, ""]) -> System:
-        def advance(theta: Theta, state: Array) -> tuple[Array, Float[Array, ""]]:
-            trial = draw_trial(jax.random.wrap_key_data(state), task, horizon, augmentation)
-            trial = trial._replace(horizon=pieces * horizon.truncation)
-
-            def play(inner: Inner, index: Array) -> tuple[Inner, Array]:
-                first = index * horizon.truncation
-                return unroll(task, rule, theta, inner, trial, first, horizon.truncation)
-
-            def idle(inner: Inner, index: Array) -> tuple[Inner, Array]:
-                del index
-                return inner, jnp.zeros(horizon.truncation)
-
-            def piece(inner: Inner, index: Array) -> tuple[Inner, Array]:
-                return jax.lax.cond(index < pieces, play, idle, inner, index)
-
-            _, losses = jax.lax.scan(piece, start(task, trial, rule, theta), jnp.arange(most))
-            normalized = jax.vmap(task.normalize)(losses.reshape(-1))
-            return state, objective(normalized, trial.horizon)
-
-        def reset(theta: Theta, key: Key[Array, ""], fraction: Array | float) -> Array:
-            del theta, fraction
-            return jax.random.key_data(key)
-
-        return System(reset, advance, lambda state: jnp.ones((), bool))
-
-    return build

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The numbers of a benchmark mean what they say: formulas, runs, caches, measured costs."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -19,20 +18,16 @@ from safetensors.numpy import save_file
 import mnemosyne
 from experiments import benchmarks, cache, plots, rivals
 from experiments.benchmarks import (
-    cost,
-    layouts,
     optimizers,
     records,
     report,
     runs,
     scores,
     selection,
-    stability,
     summary,
 )
 from experiments.tasks import BenchmarkTask
-from mnemosyne import features
-from mnemosyne.meta.task import Task
+from tests.experiments.bowl import Bowl, bench
 
 STEPS = np.asarray([0, 10, 20, 30, 40])
 CURVE = np.asarray([8.0, 4.0, 2.0, 1.0, 0.5])
@@ -44,27 +39,6 @@ def quick_compilation() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Bowl:
-    """Half the squared distance to targets that are drawn anew every time."""
-
-    name: str = "bowl"
-    center: np.ndarray = dataclasses.field(default_factory=lambda: np.ones(3, np.float32))
-    noise: float = 0.5
-
-    def init(self, key: Any) -> Any:
-        return {"x": 3.0 + jax.random.normal(key, self.center.shape)}
-
-    def sample(self, key: Any) -> Any:
-        return self.center + self.noise * jax.random.normal(key, self.center.shape)
-
-    def loss(self, params: Any, batch: Any) -> Any:
-        return 0.5 * jnp.sum((params["x"] - batch) ** 2)
-
-    def normalize(self, loss: Any) -> Any:
-        return loss
 
 
 def _sgd(theta: Any, rate: Any, steps: int) -> optax.GradientTransformation:
@@ -202,10 +176,6 @@ def test_adam_envelope_has_fifteen_rates_over_six_decades() -> None:
     assert (rivals.ADAM_RATES[0], rivals.ADAM_RATES[-1]) == (1e-5, 10.0)
 
 
-def _bench(task: Task | None = None, floor: float = 0.0) -> BenchmarkTask:
-    return BenchmarkTask(task or Bowl(), 8, "bowl", floor)
-
-
 def test_records_are_computed_once_and_again_only_for_another_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,14 +193,14 @@ def test_records_are_computed_once_and_again_only_for_another_problem(
     def get(task: BenchmarkTask, line: rivals.Line = SGD) -> records.Record:
         return records.record(task, line, runs.Runner(task.task, 8), 8, 2, tmp_path)
 
-    first = get(_bench())
-    again = get(_bench())
+    first = get(bench())
+    again = get(bench())
     assert len(calls) == 1
     for one, other in zip(first[:5], again[:5], strict=True):
         np.testing.assert_array_equal(one, other)
-    get(_bench(Bowl(center=np.full(3, 2.0, np.float32))))
-    get(_bench(), SGD._replace(rates=(0.1,)))
-    get(_bench(), SGD._replace(description={"rule": "sgd", "momentum": 0.9}))
+    get(bench(Bowl(center=np.full(3, 2.0, np.float32))))
+    get(bench(), SGD._replace(rates=(0.1,)))
+    get(bench(), SGD._replace(description={"rule": "sgd", "momentum": 0.9}))
     assert len(calls) == 4
 
 
@@ -280,7 +250,7 @@ def test_floor_is_the_lowest_loss_by_hand_and_known_where_the_task_knows(
     monkeypatch.setattr(records, "measure", longer)
 
     def floor(known: dict[str, records.Record], bound: float) -> float:
-        return optimizers.floor(_bench(floor=bound), known, size, 8, options)
+        return optimizers.floor(bench(floor=bound), known, size, 8, options)
 
     assert floor({"adam-cosine": cosine}, 0.0) == 0.3
     best = cosine._replace(curves=np.full((3, 5), 0.2))
@@ -299,7 +269,7 @@ def _row(task: str, optimizer: str, finals: list[float], **more: Any) -> dict[st
         np.full(len(finals), 8.0),
         np.stack([CURVE] * len(finals)),
     )
-    return optimizers.row(_bench(Bowl(task)), optimizer, record, _reference()) | more
+    return optimizers.row(bench(Bowl(task)), optimizer, record, _reference()) | more
 
 
 def test_summary_aggregates_tasks_and_names_what_falls_short() -> None:
@@ -356,89 +326,3 @@ def test_learned_rival_is_read_from_named_tensors(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"not tensors")
     with pytest.raises(ValueError, match="damaged"):
         rivals.learned(f"lstm={tmp_path / 'broken.safetensors'}")
-
-
-@pytest.mark.parametrize("layout", list(layouts.LAYOUTS))
-@pytest.mark.parametrize("params", [10_000, 1_000_000])
-def test_layouts_have_about_as_many_parameters_as_asked(layout: str, params: int) -> None:
-    found = sum(math.prod(shape) for shape in layouts.LAYOUTS[layout](params))
-    assert 0.9 * params < found < 1.1 * params
-
-
-def test_cost_counts_adam_exactly_and_leaves_out_what_is_too_large() -> None:
-    factories = {"adam": lambda: optax.adam(1e-3), "sgd": lambda: optax.sgd(1e-3)}
-    options = benchmarks.Options(rounds=2)
-    adam, sgd = cost.measure(factories, "mlp", 500, options)
-    assert adam["state_bytes"] == 8 * adam["params"] + 4  # two moments and a counter
-    assert (adam["ratio_to_adam"], adam["compile_ratio"], sgd["state_bytes"]) == (1.0, 1.0, 0)
-    assert sgd["ns_per_param"] > 0 and adam["compile_s"] > 0
-    tight = dataclasses.replace(options, max_gib=1e-9)
-    for row in cost.measure(factories, "mlp", 500, tight):
-        assert row["skipped"].startswith("needs") and "ns_per_param" not in row
-    many = cost.measure(factories, "many-small", 10**7, options)
-    assert all("tensors" in row["skipped"] for row in many)
-
-
-def test_cost_growth_is_the_exponent_of_the_time() -> None:
-    rows = [
-        {"layout": "mlp", "optimizer": "adam", "params": n, "ns_per_param": t}
-        for n, t in ((100, 8.0), (10_000, 8.0), (1_000_000, 80.0))
-    ]
-    exponents = [row["exponent"] for row in cost.growth(rows)]
-    assert exponents == pytest.approx([1.0, 1.5])
-
-
-@pytest.mark.parametrize("text", ["", "a", "1e4,,1e5", "0", "nan", "-3"])
-def test_cost_sizes_that_are_none_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="--params takes sizes"):
-        cost.sizes(text)
-    assert cost.sizes("1e6,1e4") == [10_000, 1_000_000]
-
-
-@pytest.mark.parametrize(
-    ("curve", "blown_up"),
-    [
-        ([8, 4, 2, 2.5, 2.1], False),  # gives back less than a tenth of 6
-        ([8, 4, 2, 2.7, 1.0], True),
-        ([8, 4, 2, math.nan, 1.0], True),
-        ([8, 9, 8, 7, 6], True),  # gained nothing when meta-training would have ended
-        ([8, 4, 2, 1, 0], False),
-    ],
-)
-def test_stability_verdict(curve: list[float], blown_up: bool) -> None:
-    assert stability.verdict(STEPS, np.asarray(curve, float), 20)["blown_up"] is blown_up
-
-
-def test_stability_extras_are_told_absent_constant_and_wild() -> None:
-    @jax.jit
-    def every(mode: Any) -> Any:
-        found = jax.vmap(lambda i: stability.extras_of(mode, i, jnp.asarray(2.0), 10))
-        return jnp.stack([found(jnp.arange(30))[name] for name in features.EXTRAS], axis=1)
-
-    def values(mode: int, index: int) -> np.ndarray:
-        return np.asarray(every(jnp.asarray(mode)))[index]
-
-    told = dict(zip(features.EXTRAS, values(0, 5), strict=True))
-    assert (told["value"], told["progress"]) == (2.0, 0.5) and np.isnan(told["kl"])
-    assert np.isnan(values(1, 5)).all()
-    np.testing.assert_array_equal(values(2, 5), 1.0)
-    wild = np.concatenate([values(3, index) for index in range(30)])
-    finite = np.abs(wild[np.isfinite(wild)])
-    assert finite.min() < 1e-10 and finite.max() > 1e10
-    assert 0 < (~np.isfinite(wild)).sum() < 0.4 * wild.size
-
-
-def test_stability_finds_a_rule_that_blows_up_late(tmp_path: Path) -> None:
-    def grow(theta: Any, rate: Any, steps: int) -> optax.GradientTransformation:
-        del theta, rate, steps
-        return optax.sgd(lambda count: jnp.where(count < 20, 0.1, 3.0))
-
-    bad = rivals.Line("bad", grow, (1.0,), {"rule": "bad"})
-    options = benchmarks.Options(cache=tmp_path)
-    rows = stability.on_task(_bench(), bad, 10, 4.0, 1, options)
-    assert [row["extras"] for row in rows] == list(stability.MODES)
-    assert all(row["blown_up"] for row in rows)
-    # Up to twice the longest run all was well.
-    (file,) = tmp_path.glob("stability-bowl-*.json")
-    curve = scores.finite(json.loads(file.read_text())["result"]["curves"])[0, 0]
-    assert not stability.verdict(np.arange(21), curve[:21], 10)["blown_up"]

@@ -97,5 +97,5 @@ def test_tasks_with_data_ask_for_it_by_name() -> None:
 def test_digits_validation_rows_follow_the_training_rows() -> None:
     training, held = splits.meta_train_tasks(None)[0], splits.validation_tasks(None)[0]
     whole = data.digits()
-    labels = np.concatenate([training.labels, held.labels])
+    labels = np.concatenate([training.targets, held.targets])
     np.testing.assert_array_equal(labels, whole.labels)

@@ -196,7 +196,7 @@ def test_layer_norm_standardises() -> None:
 
 
 def test_accuracy_counts_the_highest_scores(stand_ins: Path) -> None:
-    task, images = vit.make_task(stand_ins), vit.test_images(stand_ins)
+    task, images = vit.make_task(stand_ins), vit.held_out_images(stand_ins)
     params = _jit(task.init)(jax.random.key(0))
     scores = np.asarray(_jit(task.model.apply)(params, images.inputs))
     expected = np.mean(scores.argmax(-1) == images.labels)

@@ -237,7 +237,11 @@ def test_telemetry_sees_the_last_update_and_the_parameters_before_it(run):
 
 def test_state_structure_is_fixed_and_can_be_a_scan_carry(run):
     state = run[1](jax.random.key(0))[0]
-    jax.eval_shape(lambda s: jax.lax.scan(lambda c, _: run[0].epoch(c), s, None, length=2), state)
+    carry, _ = jax.eval_shape(
+        lambda s: jax.lax.scan(lambda c, _: run[0].epoch(c), s, None, length=2), state
+    )
+    assert jax.tree.structure(carry) == jax.tree.structure(state)
+    assert [x.dtype for x in jax.tree.leaves(carry)] == [x.dtype for x in jax.tree.leaves(state)]
 
 
 def test_rewards_are_divided_by_the_deviation_of_discounted_returns():

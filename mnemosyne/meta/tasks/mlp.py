@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from mnemosyne.meta.tasks import losses
+from mnemosyne.meta.tasks.supervised import ClassifyTask
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -22,7 +22,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 MLPParams = list[dict[str, Array]]
-MLPBatch = tuple[Float[Array, "batch inputs"], Int[Array, " batch"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +60,17 @@ class MLP:
         return x @ params[-1]["kernel"] + params[-1]["bias"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class MLPTask:
-    """Softmax classification with an MLP.
+def mlp_task(
+    name: str,
+    inputs: Float[np.ndarray, "rows inputs"],
+    labels: Int[np.ndarray, " rows"],
+    hidden: tuple[int, ...] = (32,),
+    activation: str = "relu",
+    batch_size: int = 64,
+) -> ClassifyTask:
+    """Softmax classification with an MLP whose input and output widths are those of the data.
 
-    Attributes:
+    Args:
       name: see :class:`mnemosyne.meta.task.Task`.
       inputs: training images as rows, float32, about unit scale.
       labels: classes, int32.
@@ -73,42 +78,5 @@ class MLPTask:
       activation: a name in :data:`ACTIVATIONS`.
       batch_size: rows a minibatch, drawn with replacement.
     """
-
-    name: str
-    inputs: Float[np.ndarray, "rows inputs"]
-    labels: Int[np.ndarray, " rows"]
-    hidden: tuple[int, ...] = (32,)
-    activation: str = "relu"
-    batch_size: int = 64
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes in the labels."""
-        return int(self.labels.max()) + 1
-
-    @property
-    def model(self) -> MLP:
-        """The network."""
-        return MLP((self.inputs.shape[1], *self.hidden, self.num_classes), self.activation)
-
-    def init(self, key: Key[Array, ""]) -> MLPParams:
-        """See :meth:`MLP.init`."""
-        return self.model.init(key)
-
-    def sample(self, key: Key[Array, ""]) -> MLPBatch:
-        """A minibatch of rows and labels."""
-        rows = jax.random.randint(key, (self.batch_size,), 0, len(self.labels))
-        return jnp.asarray(self.inputs)[rows], jnp.asarray(self.labels)[rows]
-
-    def logits(self, params: MLPParams, inputs: Float[Array, "batch inputs"]) -> Array:
-        """Class scores."""
-        return self.model.apply(params, inputs)
-
-    def loss(self, params: MLPParams, batch: MLPBatch) -> Float[Array, ""]:
-        """Mean cross-entropy in nats."""
-        inputs, labels = batch
-        return losses.cross_entropy(self.logits(params, inputs), labels)
-
-    def normalize(self, loss: Float[Array, ""]) -> Float[Array, ""]:
-        """See :func:`mnemosyne.meta.tasks.losses.normalize`; chance is ``ln(classes)``."""
-        return losses.normalize(loss, math.log(self.num_classes))
+    model = MLP((inputs.shape[1], *hidden, int(labels.max()) + 1), activation)
+    return ClassifyTask(name, inputs, labels, model, batch_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,41 +32,42 @@ class Model(Protocol):
 Batch = tuple[Num[Array, "batch *inputs"], Num[Array, "batch *targets"]]
 
 
-def _draw(key: Key[Array, ""], count: int, inputs: Any, targets: Any) -> Batch:
-    rows = jax.random.randint(key, (count,), 0, len(targets))
-    return jnp.asarray(inputs)[rows], jnp.asarray(targets)[rows]
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
-class ClassifyTask:
-    """Softmax classification.
+class _ArrayTask:
+    """A model on examples in arrays.
 
     Attributes:
       name: see :class:`mnemosyne.meta.task.Task`.
       inputs: training examples, float32, about unit scale.
-      labels: classes, int32.
-      model: its outputs are class scores ``[batch, classes]``.
+      targets: what belongs to each example.
+      model: the network.
       batch_size: examples a minibatch, drawn with replacement.
     """
 
     name: str
     inputs: Float[np.ndarray, "rows *inputs"]
-    labels: Int[np.ndarray, " rows"]
+    targets: Num[np.ndarray, "rows *targets"]
     model: Model
     batch_size: int = 64
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes in the labels."""
-        return int(self.labels.max()) + 1
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh parameters of the model."""
         return self.model.init(key)
 
     def sample(self, key: Key[Array, ""]) -> Batch:
-        """A minibatch of examples and labels."""
-        return _draw(key, self.batch_size, self.inputs, self.labels)
+        """A minibatch of examples and targets."""
+        rows = jax.random.randint(key, (self.batch_size,), 0, len(self.targets))
+        return jnp.asarray(self.inputs)[rows], jnp.asarray(self.targets)[rows]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassifyTask(_ArrayTask):
+    """Softmax classification: targets are classes, int32, and outputs their scores."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes in the targets."""
+        return int(self.targets.max()) + 1
 
     def loss(self, params: Params, batch: Batch) -> Float[Array, ""]:
         """Mean cross-entropy, nats."""
@@ -89,30 +90,11 @@ class ClassifyTask:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class RegressTask:
-    """Mean squared error; an autoencoder where the targets are the inputs.
+class RegressTask(_ArrayTask):
+    """Mean squared error: targets and outputs are float32, about 0 in the mean.
 
-    Attributes:
-      name: see :class:`mnemosyne.meta.task.Task`.
-      inputs: training examples, float32, about unit scale.
-      targets: what the model should give for them, float32, mean about 0.
-      model: its outputs have the shape of the targets.
-      batch_size: examples a minibatch, drawn with replacement.
+    An autoencoder where the targets are the inputs.
     """
-
-    name: str
-    inputs: Float[np.ndarray, "rows *inputs"]
-    targets: Float[np.ndarray, "rows *targets"]
-    model: Model
-    batch_size: int = 64
-
-    def init(self, key: Key[Array, ""]) -> Params:
-        """Fresh parameters of the model."""
-        return self.model.init(key)
-
-    def sample(self, key: Key[Array, ""]) -> Batch:
-        """A minibatch of examples and targets."""
-        return _draw(key, self.batch_size, self.inputs, self.targets)
 
     def loss(self, params: Params, batch: Batch) -> Float[Array, ""]:
         """Squared error, averaged over examples and outputs."""

@@ -32,7 +32,7 @@ def toy() -> train.Families:
         advance=advance,
         finished=lambda state: jnp.ones((), bool),
     )
-    return {"toy": train.fixed_length(system)}
+    return {"toy": system}
 
 
 def check(theta: Any) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ class Memory:
 
 
 def run(folder: Path, checkpointer: Memory) -> dict[str, Any]:
-    found = session.Session(toy(), check, RULE, MnemosyneConfig(), CONFIG, folder, {}, 10)
+    found = session.Session(toy(), check, MnemosyneConfig(), CONFIG, folder, {}, 10)
     advance = session.make_advance(found.families, CONFIG)
     return found.run(
         advance, checkpointer, lambda step, scalars: None, RULE.init(jax.random.key(0))
@@ -104,7 +104,7 @@ def test_last_theta_that_is_worse_does_not_replace_the_best(tmp_path: Path) -> N
         del theta
         return [{"task": "toy", "score": next(scores)}]
 
-    found = session.Session(toy(), rising, RULE, MnemosyneConfig(), CONFIG, tmp_path, {}, 10)
+    found = session.Session(toy(), rising, MnemosyneConfig(), CONFIG, tmp_path, {}, 10)
     advance = session.make_advance(found.families, CONFIG)
     start = RULE.init(jax.random.key(0))
     result = found.run(advance, Memory(), lambda step, scalars: None, start)

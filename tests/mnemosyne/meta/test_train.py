@@ -14,7 +14,7 @@ import pytest
 from mnemosyne import features
 from mnemosyne.learned import LearnedOptimizer, mnemosyne_rule
 from mnemosyne.meta import train, unroll, validate
-from mnemosyne.meta.tasks import MLPTask, teacher_data
+from mnemosyne.meta.tasks import ClassifyTask, mlp_task, teacher_data
 from tests.mnemosyne import problems
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -24,7 +24,6 @@ CONFIG = train.MetaTrainConfig(
     outer_steps=4,
     estimator="pes",
     num_workers=2,
-    pieces=(1, 3),
     frozen=RULE.fixed,
     seed=1,
 )
@@ -33,16 +32,16 @@ PLAIN = unroll.Augmentation(0.0, 0.0, 0.0, 1.0, 1.0)
 
 
 @pytest.fixture(scope="module")
-def task() -> MLPTask:
+def task() -> ClassifyTask:
     inputs, labels = teacher_data(jax.random.key(0), rows=64, inputs=6, classes=3, hidden=4)
     inputs = np.where(np.arange(6) == 0, 0.0, inputs)  # a dead input: no gradient, ever
-    return MLPTask("tiny", inputs, labels, hidden=(4,), batch_size=8)
+    return mlp_task("tiny", inputs, labels, hidden=(4,), batch_size=8)
 
 
 @pytest.fixture(scope="module")
-def families(task: MLPTask) -> train.Families:
-    system = unroll.make_pieces(task, RULE, HORIZON, unroll.Augmentation())
-    return {"tiny": train.fixed_length(system)}
+def families(task: ClassifyTask) -> train.Families:
+    system = unroll.make_system(task, RULE, HORIZON, unroll.Augmentation())
+    return {"tiny": system}
 
 
 @pytest.fixture(scope="module")
@@ -80,75 +79,58 @@ def test_outer_step_works_on_as_many_families_as_asked(families: train.Families)
         assert int(moved.workers[index].plus.step[0]) == (0 if out else 2)
 
 
-def test_init_workers_are_out_of_step(task: MLPTask) -> None:
+def test_init_workers_are_out_of_step(task: ClassifyTask) -> None:
     horizon = unroll.Horizon(shortest=40, longest=40, truncation=10)
-    system = unroll.make_pieces(task, RULE, horizon, PLAIN)
+    system = unroll.make_system(task, RULE, horizon, PLAIN)
     config = dataclasses.replace(CONFIG, num_workers=4)
-    families = {"tiny": train.fixed_length(system)}
+    families = {"tiny": system}
     state = train.init(families, problems.untrained(problems.SMALL), config)
     assert state.workers[0].plus.trial.horizon.tolist() == [10, 20, 30, 40]
 
 
 @pytest.fixture(scope="module")
-def whole(task: MLPTask) -> Callable[..., Any]:
-    """``whole(theta, pieces)``: the objective of one problem and its gradient by theta."""
-    build = unroll.make_whole(task, RULE, HORIZON, PLAIN)
+def whole(task: ClassifyTask) -> Callable[..., Any]:
+    """``whole(theta)``: the loss of a problem of one truncation and its gradient by theta."""
+    horizon = unroll.Horizon(shortest=6, longest=6, truncation=6)
+    system = unroll.make_system(task, RULE, horizon, PLAIN)
 
-    def value(theta: Any, pieces: Any) -> Any:
-        system = build(pieces)
+    def value(theta: Any) -> Any:
         return system.advance(theta, system.reset(theta, jax.random.key(7), 1.0))[1]
 
     return jax.jit(jax.value_and_grad(value))
 
 
 def test_gradient_of_a_whole_problem_is_exact(whole: Callable[..., Any]) -> None:
-    """Its norm is the slope of the objective along itself, dead inputs or not."""
+    """Its norm is the slope of the loss along itself, dead inputs or not."""
     theta = problems.meta_params(problems.SMALL)
     unseen = features.input_row("kl", 0)
-    value, gradient = whole(theta, 3)
+    value, gradient = whole(theta)
     length = problems.norm(gradient)
     assert np.isfinite(value)
     assert problems.norm(gradient["embed"][unseen]) == 0 < problems.norm(gradient["embed"])
     step = 3e-3
     ahead, behind = (
-        float(whole(jax.tree.map(lambda x, g, h=h: x + h * g / length, theta, gradient), 3)[0])
+        float(whole(jax.tree.map(lambda x, g, h=h: x + h * g / length, theta, gradient))[0])
         for h in (step, -step)
     )
     np.testing.assert_allclose(length, (ahead - behind) / (2 * step), rtol=0.02)
 
 
-def test_whole_problem_of_fewer_pieces_sees_nothing_of_the_rest(
-    task: MLPTask, whole: Callable[..., Any]
-) -> None:
-    theta = problems.meta_params(problems.SMALL)
-    trial = unroll.draw_trial(jax.random.key(7), task, HORIZON, PLAIN)
-    trial = trial._replace(horizon=jnp.asarray(2))
-    inner = unroll.start(task, trial, RULE, theta)
-    _, losses = unroll.unroll(task, RULE, theta, inner, trial, jnp.asarray(0), 2)
-    expected = unroll.objective(jax.vmap(task.normalize)(losses), 2)
-    np.testing.assert_allclose(whole(theta, 1)[0], expected, rtol=1e-4)
-
-
-def test_objective_is_half_mean_and_half_last_tenth() -> None:
-    losses = jnp.concatenate([jnp.arange(20.0), jnp.full(5, 1e6)])
-    np.testing.assert_allclose(unroll.objective(losses, 20), 0.5 * 9.5 + 0.5 * 18.5)
-
-
 @pytest.fixture(scope="module")
-def trial(task: MLPTask) -> unroll.Trial:
+def trial(task: ClassifyTask) -> unroll.Trial:
     draw = jax.jit(lambda key: unroll.draw_trial(key, task, HORIZON, PLAIN))
     return draw(jax.random.key(3))
 
 
 @pytest.fixture(scope="module")
-def start(task: MLPTask) -> Callable[..., Any]:
+def start(task: ClassifyTask) -> Callable[..., Any]:
     """``start(trial)``: the inner problem before its first update."""
     theta = problems.untrained(problems.SMALL)
     return jax.jit(lambda trial: unroll.start(task, trial, RULE, theta))
 
 
 @pytest.fixture(scope="module")
-def piece(task: MLPTask) -> Callable[..., Any]:
+def piece(task: ClassifyTask) -> Callable[..., Any]:
     """``piece(inner, trial, first, steps)``: some updates of the inner problem."""
     theta = problems.meta_params(problems.SMALL)
 
@@ -189,7 +171,7 @@ def test_unroll_in_two_pieces_equals_one(
     np.testing.assert_allclose(whole, jnp.concatenate([first, second]), rtol=1e-5)
 
 
-def test_draw_trial_follows_its_distributions(task: MLPTask) -> None:
+def test_draw_trial_follows_its_distributions(task: ClassifyTask) -> None:
     horizon = unroll.Horizon(shortest=100, longest=2000, truncation=50)
     augmentation = unroll.Augmentation(fixed_batch=0.3, tells_progress=0.7)
     draw = jax.jit(jax.vmap(lambda key: unroll.draw_trial(key, task, horizon, augmentation)))
@@ -211,15 +193,13 @@ def test_outer_rates_follow_a_cosine_whatever_the_pieces() -> None:
     np.testing.assert_array_equal(whole[30:40], train.outer_rates(config, 30, 10))
 
 
-@pytest.mark.parametrize(
-    "change", [{"outer_steps": 0}, {"sigma": 0.0}, {"num_workers": -1}, {"pieces": (3, 2)}]
-)
+@pytest.mark.parametrize("change", [{"outer_steps": 0}, {"sigma": 0.0}, {"num_workers": -1}])
 def test_config_impossible_sizes_are_refused(change: dict) -> None:
     with pytest.raises(ValueError, match="must be"):
         dataclasses.replace(CONFIG, **change)
 
 
-def test_envelope_picks_the_best_rate_and_survives_divergence(task: MLPTask) -> None:
+def test_envelope_picks_the_best_rate_and_survives_divergence(task: ClassifyTask) -> None:
     keys = validate.seeds(0, 2)
     rates = (1e-6, 3e-2, 1e12)
     grid = validate.adam_grid(task, keys, 30, rates)
@@ -229,7 +209,7 @@ def test_envelope_picks_the_best_rate_and_survives_divergence(task: MLPTask) -> 
     np.testing.assert_allclose(best.mean_loss, float(np.mean(alone.mean)), rtol=1e-4)
 
 
-def test_normalize_is_monotone_clipped_and_finite(task: MLPTask) -> None:
+def test_normalize_is_monotone_clipped_and_finite(task: ClassifyTask) -> None:
     losses = np.asarray([0.0, 1e-3, 0.5, 1.0, 2.0, 1e9, np.nan, np.inf], np.float32)
     values = np.asarray(jax.jit(jax.vmap(task.normalize))(losses))
     assert np.all(np.isfinite(values))
@@ -238,7 +218,7 @@ def test_normalize_is_monotone_clipped_and_finite(task: MLPTask) -> None:
 
 
 def test_check_scores_the_envelope_itself_as_zero(
-    task: MLPTask, monkeypatch: pytest.MonkeyPatch
+    task: ClassifyTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(validate, "VALIDATION_STEPS", (20,))
     keys = validate.seeds(0, validate.VALIDATION_SEEDS)
