@@ -7,11 +7,8 @@ M trains, V chooses the best theta, H judges once. Nothing is ever selected, tun
 from __future__ import annotations
 
 import difflib
-import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-import jax
 
 from experiments import data, policies
 from experiments.tasks import (
@@ -29,15 +26,8 @@ from experiments.tasks import (
     validation,
     vit,
 )
-from mnemosyne.meta.task import Task
-from mnemosyne.meta.tasks import (
-    MLP,
-    ClassifyTask,
-    RegressTask,
-    mlp_task,
-    teacher_data,
-    teacher_targets,
-)
+from mnemosyne.meta.task import Family, Task
+from mnemosyne.meta.tasks import ClassifyTask, Mixture, Rows, Symbols, Teacher, VariedMLP, mlp_task
 
 META_TRAIN_ENVS = (
     "control:*",
@@ -87,50 +77,62 @@ def mlp(
     return mlp_task(name, images.inputs, images.labels, hidden, activation, batch)
 
 
-@functools.lru_cache(maxsize=4)
-def _teacher(seed: int, inputs: int, classes: int) -> data.Images:
-    arrays = teacher_data(jax.random.key(seed), inputs=inputs, classes=classes)
-    return data.Images(f"teacher{seed}", *arrays)
-
-
-@functools.lru_cache(maxsize=4)
-def _regression(seed: int, hidden: tuple[int, ...], activation: str, batch: int) -> RegressTask:
-    """An MLP that imitates a teacher's noisy outputs, by squared error."""
-    inputs, targets = teacher_targets(jax.random.key(seed))
-    model = MLP((inputs.shape[1], *hidden, targets.shape[1]), activation)
-    widths = "-".join(str(width) for width in model.widths)
-    name = f"mlp-{widths}-{activation}-b{batch}-mse/teacher{seed}"
-    return RegressTask(name, inputs, targets, model, batch)
-
-
-def meta_train_tasks(folder: Path | None, extended: bool = False) -> list[Task]:
-    """M: small MLPs on the bundled digits and synthetic teachers, and on MNIST where it is given.
+def meta_train_tasks(folder: Path | None) -> list[Task]:
+    """M: plain MLPs on images, for estimators and tests that want one problem a name.
 
     Args:
-      folder: holds ``mnist.npz``; ``None`` means digits and teachers alone.
-      extended: five more families after the first four: a wide layer with large batches, a tiny
-        one, three layers, batches of 8, regression.
+      folder: holds ``mnist.npz``; ``None`` means scikit-learn's digits.
     """
-    if folder is None:
-        small, medium = data.digits(0, 1400), data.digits(0, 1400)
-    else:
-        small, medium = data.mnist(folder, 8), data.mnist(folder, 14)
-    first: list[Task] = [
+    small, medium = _training_images(folder)
+    return [
         mlp(small, (32,), "relu"),
         mlp(medium, (64, 32), "gelu"),
         mlp(small, (16, 16, 16), "tanh", 32),
-        mlp(_teacher(1, 32, 5), (32,), "sigmoid", 16),
     ]
-    if not extended:
-        return first
+
+
+def meta_train_families(folder: Path | None) -> list[Family]:
+    """M: families of MLPs, on images, random teachers and symbols.
+
+    They differ in what costs a compilation, shapes and kind of target; all else differs from draw
+    to draw. The symbols stand for texts, whose embeddings seldom see a gradient; the tiny network
+    for functions of few variables.
+    """
+    small, medium = _training_images(folder)
     return [
-        *first,
-        mlp(small, (128,), "relu", 128),
-        mlp(small, (8,), "tanh", 32),
-        mlp(medium, (32, 32, 32), "relu", 16),
-        mlp(_teacher(2, 16, 10), (64,), "gelu", 8),
-        _regression(3, (32, 32), "tanh", 32),
+        _varied(small, (32,)),
+        _varied(small, (128,), batch=128),
+        _varied(small, (16, 16, 16), batch=32),
+        _varied(medium, (64, 32)),
+        _teacher(16, (64, 64), 4, batch=32),
+        _teacher(3, (8, 8), 1, batch=16),
     ]
+
+
+def _training_images(folder: Path | None) -> tuple[data.Images, data.Images]:
+    if folder is None:
+        return data.digits(0, 1400), data.digits(0, 1400)
+    return data.mnist(folder, 8), data.mnist(folder, 14)
+
+
+def _varied(images: data.Images, hidden: tuple[int, ...], batch: int = 64) -> VariedMLP:
+    """A varied MLP on images, teachers or symbols, under its canonical name."""
+    inputs, classes = images.inputs.shape[1], int(images.labels.max()) + 1
+    widths = (inputs, *hidden, classes)
+    name = f"varied-{'-'.join(map(str, widths))}-b{batch}/{images.name},teacher,symbols"
+    sources = (
+        Rows(images.inputs, images.labels),
+        Teacher(inputs, classes),
+        Symbols(inputs, classes),
+    )
+    return VariedMLP(name, Mixture(sources), widths, batch)
+
+
+def _teacher(inputs: int, hidden: tuple[int, ...], outputs: int, batch: int) -> VariedMLP:
+    """A varied MLP that imitates a teacher's values, under its canonical name."""
+    widths = (inputs, *hidden, outputs)
+    name = f"varied-{'-'.join(map(str, widths))}-b{batch}-values/teacher"
+    return VariedMLP(name, Teacher(inputs, outputs, classify=False), widths, batch, "values")
 
 
 def validation_tasks(folder: Path | None) -> list[ClassifyTask]:
@@ -186,7 +188,7 @@ def _builder(name: str, known: dict[str, Builder]) -> Builder:
     raise ValueError(f"no benchmark task {name!r}; the nearest is {nearest!r}.")
 
 
-def record(tasks: Iterable[Task]) -> dict[str, str]:
+def record(tasks: Iterable[Task | Family]) -> dict[str, str]:
     """Content hashes by name, for the header of what was trained on these tasks."""
     return {task.name: content_hash(task) for task in tasks}
 

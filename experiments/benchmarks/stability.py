@@ -23,7 +23,7 @@ from experiments.benchmarks.report import markdown
 from experiments.rivals import Line
 from experiments.tasks import BenchmarkTask
 from mnemosyne.features import EXTRAS
-from mnemosyne.meta.tasks import mlp_task, teacher_data
+from mnemosyne.meta.tasks import Teacher, mlp_task
 
 MODES = ("told", "absent", "constant", "wild")
 """What the host tells: loss and progress; nothing; always 1; nonsense of every size, or none."""
@@ -41,7 +41,7 @@ def longest_run() -> int:
 
 def tiny_tasks() -> list[BenchmarkTask]:
     """A curved valley, a noisy bowl, and a network of 99 parameters."""
-    arrays = teacher_data(jax.random.key(7), rows=512, inputs=8, classes=3, hidden=8)
+    arrays = Teacher(8, 3).table(jax.random.key(7), 512)
     network = mlp_task("mlp-8-8-3-tanh/teacher7", *arrays, (8,), "tanh", 16)
     return [*selection.smoke_tasks(), BenchmarkTask(network, 1000, "mlp")]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The meta-training task protocol: small pure objects with fixed shapes, random only by a key."""
+"""Tasks and families of tasks: small pure objects with fixed shapes, random only by a key."""
 
 from __future__ import annotations
 
@@ -39,3 +39,26 @@ class Task(Protocol):
     def normalize(self, loss: Float[Array, ""]) -> Float[Array, ""]:
         """The loss on a scale common to all tasks, clipped above chance; lower is better."""
         ...
+
+
+@runtime_checkable
+class Family(Protocol):
+    """Tasks of equal shapes, of which each inner problem is given one.
+
+    Attributes:
+      name: see :class:`Task`.
+    """
+
+    @property
+    def name(self) -> str:
+        """See above; a field serves as well."""
+        ...
+
+    def draw(self, key: Key[Array, ""]) -> Task:
+        """One task; a function of the key alone."""
+        ...
+
+
+def draw_task(task: Task | Family, key: Key[Array, ""]) -> Task:
+    """A task of the family; a task is a family of one."""
+    return task.draw(key) if isinstance(task, Family) else task

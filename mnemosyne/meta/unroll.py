@@ -18,10 +18,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mnemosyne.learned import LearnedOptimizer, Theta
 from mnemosyne.meta.estimators import System
-from mnemosyne.meta.task import Task
+from mnemosyne.meta.task import Family, Task, draw_task
 
 BLOCK = 25
 """Updates between two states that a backward pass keeps."""
+
+
+_DRAW = 2**31
+"""Keys of initial weights and of updates are numbered from 0; this one draws the task."""
 
 
 class Horizon(NamedTuple):
@@ -61,7 +65,7 @@ class Trial(NamedTuple):
     """One inner problem.
 
     Attributes:
-      key: drives initial weights and minibatches.
+      key: drives initial weights and minibatches, and which task of a family it is.
       log_scales: the task's weights are ``exp(log_scales[i])`` times the optimized tensor ``i``.
       horizon: length of the problem in updates.
       fixed_batch: whether all updates see the same minibatch.
@@ -85,12 +89,12 @@ class Inner(NamedTuple):
 
 
 def draw_trial(
-    key: Key[Array, ""], task: Task, horizon: Horizon, augmentation: Augmentation
+    key: Key[Array, ""], task: Task | Family, horizon: Horizon, augmentation: Augmentation
 ) -> Trial:
     """Draws an inner problem. Few draws, because each takes a second to compile."""
     key_run, key_uniform, key_normal = jax.random.split(key, 3)
     uniform = jax.random.uniform(key_uniform, (6,))
-    count = len(jax.tree.leaves(jax.eval_shape(task.init, key)))
+    count = len(jax.tree.leaves(jax.eval_shape(lambda k: draw_task(task, k).init(k), key)))
     scale = jnp.where(uniform[0] < 0.5, augmentation.max_log_scale * (2 * uniform[1] - 1), 0.0)
     spread = jnp.where(uniform[0] < 0.25, augmentation.tensor_log_scale, 0.0)
     return Trial(
@@ -109,14 +113,19 @@ def _rescaled(params: Any, log_scales: Float[Array, " tensors"]) -> Any:
     return treedef.unflatten([leaf * factors[i] for i, leaf in enumerate(leaves)])
 
 
-def start(task: Task, trial: Trial, rule: LearnedOptimizer, theta: Theta) -> Inner:
+def _task_of(trial: Trial, task: Task | Family) -> Task:
+    return draw_task(task, jax.random.fold_in(trial.key, _DRAW))
+
+
+def start(task: Task | Family, trial: Trial, rule: LearnedOptimizer, theta: Theta) -> Inner:
     """The inner problem before its first update."""
-    params = _rescaled(task.init(jax.random.fold_in(trial.key, 0)), -trial.log_scales)
+    fresh = _task_of(trial, task).init(jax.random.fold_in(trial.key, 0))
+    params = _rescaled(fresh, -trial.log_scales)
     return Inner(params, rule.transform(theta).init(params))
 
 
 def unroll(
-    task: Task,
+    task: Task | Family,
     rule: LearnedOptimizer,
     theta: Theta,
     inner: Inner,
@@ -127,7 +136,7 @@ def unroll(
     """Trains for ``num_steps`` updates.
 
     Args:
-      task: the family.
+      task: what is trained; of a family, the one that the trial draws.
       rule: the learned optimizer.
       theta: its meta-parameters.
       inner: where the problem stands.
@@ -138,14 +147,14 @@ def unroll(
     Returns:
       The state afterwards, and the minibatch loss before every update.
     """
-    optimizer = rule.transform(theta)
+    optimizer, drawn = rule.transform(theta), _task_of(trial, task)
 
     def loss_fn(params: Any, batch: Any) -> Float[Array, ""]:
-        return task.loss(_rescaled(params, trial.log_scales), batch)
+        return drawn.loss(_rescaled(params, trial.log_scales), batch)
 
     def step(inner: Inner, index: Array) -> tuple[Inner, Array]:
         batch_index = jnp.where(trial.fixed_batch, 1, index + 1)
-        batch = task.sample(jax.random.fold_in(trial.key, batch_index))
+        batch = drawn.sample(jax.random.fold_in(trial.key, batch_index))
         loss, grads = jax.value_and_grad(loss_fn)(inner.params, batch)
         updates, opt_state = optimizer.update(
             grads,
@@ -177,12 +186,12 @@ class Running(NamedTuple):
 
 
 def make_system(
-    task: Task, rule: LearnedOptimizer, horizon: Horizon, augmentation: Augmentation
+    task: Task | Family, rule: LearnedOptimizer, horizon: Horizon, augmentation: Augmentation
 ) -> System:
     """A task under a learned optimizer, one truncation at a time.
 
     Args:
-      task: the family.
+      task: what is trained.
       rule: the learned optimizer.
       horizon: lengths of the inner problems, and of a truncation.
       augmentation: what else varies.
@@ -199,7 +208,10 @@ def make_system(
             task, rule, theta, state.inner, state.trial, state.step, horizon.truncation
         )
         moved = Running(inner, state.trial, state.step + horizon.truncation)
-        return moved, jnp.mean(jax.vmap(task.normalize)(losses))
+        loss = jnp.mean(jax.vmap(_task_of(state.trial, task).normalize)(losses))
+        # Late differences are small, yet the end of a run is what its user keeps.
+        middle = (state.step + 0.5 * horizon.truncation) / state.trial.horizon
+        return moved, (0.5 + middle) * loss
 
     def finished(state: Running) -> Array:
         return state.step >= state.trial.horizon

@@ -12,8 +12,8 @@ from experiments import data, splits
 
 
 def _training_and_validation(folder: Path | None) -> list:
-    tasks = splits.meta_train_tasks(folder, extended=True)
-    return tasks + [b.task for b in splits.validation_benchmarks(folder)]
+    trained = [*splits.meta_train_tasks(folder), *splits.meta_train_families(folder)]
+    return trained + [b.task for b in splits.validation_benchmarks(folder)]
 
 
 def test_supervised_splits_name_no_hold_out_data() -> None:

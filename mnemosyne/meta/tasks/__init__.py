@@ -3,14 +3,17 @@
 
 from mnemosyne.meta.tasks.mlp import MLP, mlp_task
 from mnemosyne.meta.tasks.supervised import ClassifyTask, Model, RegressTask
-from mnemosyne.meta.tasks.teachers import teacher_data, teacher_targets
+from mnemosyne.meta.tasks.varied import Mixture, Rows, Symbols, Teacher, VariedMLP
 
 __all__ = [
     "MLP",
     "ClassifyTask",
+    "Mixture",
     "Model",
     "RegressTask",
+    "Rows",
+    "Symbols",
+    "Teacher",
+    "VariedMLP",
     "mlp_task",
-    "teacher_data",
-    "teacher_targets",
 ]

@@ -8,14 +8,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
+def cross_entropies(
+    logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """Negative log-probabilities of the labels, nats."""
+    log_probs = jax.nn.log_softmax(logits)
+    # A one-hot product: gathers of single entries are slow under vmap on the CPU.
+    return -jnp.sum(log_probs * jax.nn.one_hot(labels, log_probs.shape[-1]), axis=-1)
+
+
 def cross_entropy(
     logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
 ) -> Float[Array, ""]:
-    """Mean over the batch of the negative log-probability of the label, nats."""
-    log_probs = jax.nn.log_softmax(logits)
-    # A one-hot product: gathers of single entries are slow under vmap on the CPU.
-    hot = jax.nn.one_hot(labels, log_probs.shape[-1])
-    return -jnp.mean(jnp.sum(log_probs * hot, axis=-1))
+    """Mean of :func:`cross_entropies`."""
+    return jnp.mean(cross_entropies(logits, labels))
 
 
 def normalize(loss: Float[Array, ""], chance: float) -> Float[Array, ""]:

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,30 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 MLPParams = list[dict[str, Array]]
 
 
+def init_layers(key: Key[Array, ""], widths: Sequence[int], gain: Array | float) -> MLPParams:
+    """Dense layers with weights of variance ``gain / fan_in`` and biases zero."""
+    keys = jax.random.split(key, len(widths) - 1)
+    return [
+        {
+            "kernel": jax.random.normal(key_layer, (fan_in, fan_out)) * (gain / fan_in) ** 0.5,
+            "bias": jnp.zeros(fan_out),
+        }
+        for key_layer, fan_in, fan_out in zip(keys, widths[:-1], widths[1:], strict=True)
+    ]
+
+
+def apply_layers(
+    params: MLPParams,
+    inputs: Float[Array, "batch inputs"],
+    activation: Callable[[Array], Array],
+) -> Float[Array, "batch outputs"]:
+    """Outputs of the last layer; the activation stands between layers only."""
+    x = inputs
+    for layer in params[:-1]:
+        x = activation(x @ layer["kernel"] + layer["bias"])
+    return x @ params[-1]["kernel"] + params[-1]["bias"]
+
+
 @dataclasses.dataclass(frozen=True)
 class MLP:
     """Dense layers with an activation between them.
@@ -38,26 +61,13 @@ class MLP:
 
     def init(self, key: Key[Array, ""]) -> MLPParams:
         """Weights of variance ``1 / fan_in`` (2 / fan_in under relu), biases zero."""
-        gain = 2.0 if self.activation == "relu" else 1.0
-        layers = []
-        for key_layer, fan_in, fan_out in zip(
-            jax.random.split(key, len(self.widths) - 1),
-            self.widths[:-1],
-            self.widths[1:],
-            strict=True,
-        ):
-            kernel = jax.random.normal(key_layer, (fan_in, fan_out)) * math.sqrt(gain / fan_in)
-            layers.append({"kernel": kernel, "bias": jnp.zeros(fan_out)})
-        return layers
+        return init_layers(key, self.widths, 2.0 if self.activation == "relu" else 1.0)
 
     def apply(
         self, params: MLPParams, inputs: Float[Array, "batch inputs"]
     ) -> Float[Array, "batch outputs"]:
         """Outputs of the last layer, without activation."""
-        x = inputs
-        for layer in params[:-1]:
-            x = ACTIVATIONS[self.activation](x @ layer["kernel"] + layer["bias"])
-        return x @ params[-1]["kernel"] + params[-1]["bias"]
+        return apply_layers(params, inputs, ACTIVATIONS[self.activation])
 
 
 def mlp_task(

@@ -14,7 +14,7 @@ import pytest
 from mnemosyne import features
 from mnemosyne.learned import LearnedOptimizer, mnemosyne_rule
 from mnemosyne.meta import train, unroll, validate
-from mnemosyne.meta.tasks import ClassifyTask, mlp_task, teacher_data
+from mnemosyne.meta.tasks import ClassifyTask, Teacher, mlp_task
 from tests.mnemosyne import problems
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -33,7 +33,7 @@ PLAIN = unroll.Augmentation(0.0, 0.0, 0.0, 1.0, 1.0)
 
 @pytest.fixture(scope="module")
 def task() -> ClassifyTask:
-    inputs, labels = teacher_data(jax.random.key(0), rows=64, inputs=6, classes=3, hidden=4)
+    inputs, labels = Teacher(6, 3, hidden=4).table(jax.random.key(0), 64)
     inputs = np.where(np.arange(6) == 0, 0.0, inputs)  # a dead input: no gradient, ever
     return mlp_task("tiny", inputs, labels, hidden=(4,), batch_size=8)
 
