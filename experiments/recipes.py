@@ -53,7 +53,7 @@ def base(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
     content = splits.record(splits.meta_train_families(data_folder))
     held = [held.task for held in splits.validation_benchmarks(data_folder)]
     families = base_systems(rule, data_folder)
-    config = train.MetaTrainConfig(families_per_step=3, learning_rate=3e-3, frozen=rule.fixed)
+    config = train.MetaTrainConfig(families_per_step=3, learning_rate=2e-3, frozen=rule.fixed)
 
     def make_check(folder: Path) -> Callable[[Theta], list[dict[str, Any]]]:
         envelopes = validate.make_envelopes(held, _cache_for(held, folder / "envelopes"))

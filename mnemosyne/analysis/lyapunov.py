@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from mnemosyne.meta import estimators
-from mnemosyne.meta.estimators import System, Theta
+from mnemosyne.meta.estimators import System, Theta, evolution
 
 State = Any
 
@@ -192,7 +191,7 @@ def _random_direction(key: Key[Array, ""], leaves: list[Array]) -> list[Array]:
     Units differ by orders of magnitude between weights and second moments; a perturbation of equal
     size in both would say more about units than about the system.
     """
-    drawn = estimators.unit_noise(key, leaves)
+    drawn = evolution.unit_noise(key, leaves)
     scaled = [
         (noise * (jnp.abs(leaf) + 1e-6)).astype(leaf.dtype)
         for noise, leaf in zip(drawn, leaves, strict=True)

@@ -87,8 +87,12 @@ def trainable(theta: Theta, frozen: Sequence[str]) -> Theta:
     return jax.tree_util.tree_map_with_path(entry, theta)
 
 
-OUTER_ADAM = optax.scale_by_adam(b1=0.9, b2=0.99)
-"""The outer optimizer's direction; its rate comes from :func:`outer_rates`."""
+OUTER_ADAM = optax.scale_by_adam(b1=0.9, b2=0.999)
+"""The outer optimizer's direction; its rate comes from :func:`outer_rates`.
+
+Meta-gradients shrink tenfold in the first thirty steps and are mostly noise from then on. A long
+memory of their size makes the steps shrink along; a short one would walk at random.
+"""
 
 
 def outer_rates(config: MetaTrainConfig, first: int, count: int) -> Float[np.ndarray, " count"]:

@@ -20,10 +20,6 @@ from mnemosyne.learned import LearnedOptimizer, Theta
 from mnemosyne.meta.estimators import System
 from mnemosyne.meta.task import Family, Task, draw_task
 
-BLOCK = 25
-"""Updates between two states that a backward pass keeps."""
-
-
 _DRAW = 2**31
 """Keys of initial weights and of updates are numbered from 0; this one draws the task."""
 
@@ -165,16 +161,9 @@ def unroll(
         )
         return Inner(optax.apply_updates(inner.params, updates), opt_state), loss
 
-    # The backward pass keeps the states between blocks and repeats what is inside of them.
-    block = math.gcd(num_steps, BLOCK)
-
-    @jax.checkpoint
-    def steps(inner: Inner, first: Array) -> tuple[Inner, Array]:
-        return jax.lax.scan(step, inner, first + jnp.arange(block))
-
-    firsts = first_step + block * jnp.arange(num_steps // block)
-    inner, losses = jax.lax.scan(steps, inner, firsts)
-    return inner, losses.reshape(-1)
+    # The backward pass keeps the state before every update and repeats what is inside of it: a
+    # fifth faster than repeating blocks of updates, at the price of one state an update.
+    return jax.lax.scan(jax.checkpoint(step), inner, first_step + jnp.arange(num_steps))
 
 
 class Running(NamedTuple):

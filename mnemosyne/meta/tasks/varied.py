@@ -149,7 +149,9 @@ class Variation(NamedTuple):
 
     Attributes:
       activation: weights of :data:`mnemosyne.meta.tasks.mlp.ACTIVATIONS`, one of them 1.
-      gain: variance of the initial weights times their fan-in.
+      gain: variance of the initial weights times their fan-in, log-uniform from 0.7 to 2.
+      multiplier: of the outputs, log-uniform from 1/2 to 8; the last layer starts smaller by its
+        root. Nothing that an optimizer sees at the start tells the step that it asks for.
       scales: factor of each input, log-uniform over up to two decades; all ones in half of the
         draws.
       offset: common to all inputs, from 0 to 1; 0 in half of the draws.
@@ -161,6 +163,7 @@ class Variation(NamedTuple):
 
     activation: Float[Array, " activations"]
     gain: Float[Array, ""]
+    multiplier: Float[Array, ""]
     scales: Float[Array, " inputs"]
     offset: Float[Array, ""]
     noise: Float[Array, ""]
@@ -200,7 +203,8 @@ class VariedMLP:
         kinds = jnp.floor(uniform[2] * len(ACTIVATIONS)).astype(jnp.int32)
         variation = Variation(
             activation=jax.nn.one_hot(kinds, len(ACTIVATIONS)),
-            gain=jnp.exp(math.log(6.0) * (uniform[3] - 0.25)),
+            gain=0.7 * jnp.exp(math.log(3.0) * uniform[3]),
+            multiplier=0.5 * jnp.exp(math.log(16.0) * uniform[7]),
             scales=jnp.where(uniform[1] < 0.5, scales, 1.0),
             offset=jnp.maximum(2.0 * uniform[4] - 1.0, 0.0),
             noise=0.6 * jnp.maximum(uniform[5] - 0.5, 0.0),
@@ -228,8 +232,9 @@ class DrawnMLP:
         return self.family.name
 
     def init(self, key: Key[Array, ""]) -> MLPParams:
-        """Weights of variance ``gain / fan_in``, biases zero."""
-        return init_layers(key, self.family.widths, self.variation.gain)
+        """Weights of variance ``gain / fan_in``, smaller in the last layer, and biases zero."""
+        *layers, last = init_layers(key, self.family.widths, self.variation.gain)
+        return [*layers, last | {"kernel": last["kernel"] / jnp.sqrt(self.variation.multiplier)}]
 
     def sample(self, key: Key[Array, ""]) -> Batch:
         """A minibatch, with the weights of its examples."""
@@ -249,7 +254,7 @@ class DrawnMLP:
     def loss(self, params: MLPParams, batch: Batch) -> Float[Array, ""]:
         """Weighted mean of cross-entropies, or of squared errors."""
         inputs, targets, weights = batch
-        outputs = apply_layers(params, inputs, self._activate)
+        outputs = self.variation.multiplier * apply_layers(params, inputs, self._activate)
         if self.family.kind == "classes":
             return jnp.sum(weights * losses.cross_entropies(outputs, targets))
         return jnp.sum(weights * jnp.mean(jnp.square(outputs - targets), axis=-1))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mnemosyne.meta import estimators
+from mnemosyne.meta.estimators import evolution
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -162,7 +163,7 @@ def test_gradient_of_bptt_bounds_norms_and_ignores_non_finite_workers() -> None:
 def test_perturbation_is_gaussian_everywhere_but_under_the_mask() -> None:
     theta = {"a": jnp.zeros((25, 40)), "b": jnp.zeros(3), "c": jnp.zeros(())}
     mask = {"a": jnp.ones((25, 40)), "b": jnp.zeros(3), "c": jnp.ones(())}
-    draw: Callable[[Any], Any] = jax.jit(lambda k: estimators.perturbation(k, theta, mask, 0.1))
+    draw: Callable[[Any], Any] = jax.jit(lambda k: evolution.perturbation(k, theta, mask, 0.1))
     eps = jax.device_get(draw(jax.random.key(0)))
     np.testing.assert_allclose(eps["a"].std(), 0.1, rtol=0.1)
     assert np.all(eps["b"] == 0)

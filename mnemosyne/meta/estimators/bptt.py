@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Truncated backpropagation through time."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from mnemosyne.meta.estimators.interface import (
+    Contribution,
+    Estimator,
+    State,
+    System,
+    Theta,
+    init_state,
+    restart,
+)
+
+
+def make(clip: float) -> Estimator:
+    """BPTT whose workers' gradient norms are clipped at ``clip`` times the median one."""
+    return Estimator("bptt", init_state, advance, lambda c: gradient(c, clip))
+
+
+def advance(
+    system: System, theta: Theta, mask: Theta, state: State, key: Key[Array, ""]
+) -> tuple[State, Contribution]:
+    """Truncated BPTT; the state at the start of a truncation counts as a constant."""
+    state = restart(system.finished(state), system.reset(theta, key, 1.0), state)
+
+    def loss_of(theta: Theta) -> tuple[Float[Array, ""], State]:
+        moved, loss = system.advance(theta, state)
+        return loss, moved
+
+    (loss, moved), gradient = jax.value_and_grad(loss_of, has_aux=True)(theta)
+    return moved, Contribution(jax.tree.map(jnp.multiply, gradient, mask), loss[None])
+
+
+def gradient(contributions: Contribution, clip: float) -> Theta:
+    """The mean over workers; one whose gradient is not finite counts as zero."""
+    leaves = jax.tree.leaves(contributions.direction)
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(x), axis=tuple(range(1, x.ndim))) for x in leaves))
+    finite = jnp.isfinite(norm)
+    norm = jnp.where(finite, norm, 0.0)
+    weights = finite / norm.shape[0]
+    if clip < float("inf"):
+        weights *= jnp.minimum(1.0, clip * jnp.median(norm) / jnp.maximum(norm, 1e-30))
+
+    def mean(x: Array) -> Array:
+        # Zero times nan would be nan.
+        return jnp.tensordot(weights, jnp.where(jnp.isfinite(x), x, 0.0), axes=1)
+
+    return jax.tree.map(mean, contributions.direction)
