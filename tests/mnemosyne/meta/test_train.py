@@ -171,6 +171,26 @@ def test_unroll_in_two_pieces_equals_one(
     np.testing.assert_allclose(whole, jnp.concatenate([first, second]), rtol=1e-5)
 
 
+def test_unroll_counts_the_average_where_the_end_is_known_to_be_far(
+    task: ClassifyTask, trial: unroll.Trial, start: Callable[..., Any], piece: Callable[..., Any]
+) -> None:
+    known = trial._replace(horizon=jnp.asarray(100), fixed_batch=jnp.asarray(True))
+    unknown = known._replace(tells_progress=jnp.asarray(False))
+    middle, _ = piece(start(known), known, jnp.asarray(0), 4)
+    batch = task.sample(jax.random.fold_in(known.key, 1))
+    of_weights, of_average = (float(task.loss(p, batch)) for p in (middle.params, middle.average))
+    assert abs(of_weights - of_average) > 1e-4
+    counted = {
+        (name, step): float(piece(middle, t, jnp.asarray(step), 1)[1][0])
+        for name, t in (("known", known), ("unknown", unknown))
+        for step in (4, 85, 95)
+    }
+    np.testing.assert_allclose(counted["known", 4], of_average, rtol=1e-5)
+    np.testing.assert_allclose(counted["known", 85], (of_average + of_weights) / 2, rtol=1e-5)
+    for key in (("known", 95), ("unknown", 4), ("unknown", 95)):
+        np.testing.assert_allclose(counted[key], of_weights, rtol=1e-5)
+
+
 def test_draw_trial_follows_its_distributions(task: ClassifyTask) -> None:
     horizon = unroll.Horizon(shortest=100, longest=2000, truncation=50)
     augmentation = unroll.Augmentation(fixed_batch=0.3, tells_progress=0.7)
