@@ -101,9 +101,9 @@ def meta_train_families(folder: Path | None) -> list[Family]:
     small, medium = _training_images(folder)
     return [
         _varied(small, (32,)),
-        _varied(small, (64, 48, 32)),
+        _varied(small, (96, 64, 48), batch=32),
         _varied(small, (128, 128), batch=16),
-        _varied(medium, (64, 32), batch=32),
+        _varied(medium, (64, 48, 32), batch=32),
         _teacher(16, (64, 64), 4, batch=32),
         _teacher(3, (8, 8), 1, batch=16),
     ]

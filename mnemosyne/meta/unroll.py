@@ -9,6 +9,7 @@ see the same trial. :func:`make_system` hands the problem to the estimators, a t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,10 @@ from mnemosyne.learned import LearnedOptimizer, Theta
 from mnemosyne.meta.estimators import System
 from mnemosyne.meta.task import Family, Task, draw_task
 
+BLOCK = 25
+"""Updates between two states that a backward pass keeps where it cannot keep all."""
+KEPT = 2**25
+"""Numbers of one inner problem that a backward pass may keep: 128 MiB."""
 _DRAW = 2**31
 """Keys of initial weights and of updates are numbered from 0; this one draws the task."""
 
@@ -186,9 +191,23 @@ def unroll(
         average = jax.tree.map(lambda a, p: a + share * (p - a), inner.average, params)
         return Inner(params, average, opt_state), counted
 
-    # The backward pass keeps the state before every update and repeats what is inside of it: a
-    # fifth faster than repeating blocks of updates, at the price of one state an update.
-    return jax.lax.scan(jax.checkpoint(step), inner, first_step + jnp.arange(num_steps))
+    return _scan(step, inner, first_step + jnp.arange(num_steps))
+
+
+def _scan(
+    step: Callable[[Inner, Array], tuple[Inner, Array]], inner: Inner, indices: Int[Array, " steps"]
+) -> tuple[Inner, Float[Array, " steps"]]:
+    """``jax.lax.scan`` whose backward pass keeps states and repeats what is inside of an update.
+
+    It keeps the state before every update; if that is too much, every :data:`BLOCK` updates, and
+    those of a block again while it is in it, for a third forward pass.
+    """
+    once, count = jax.checkpoint(step), len(indices)
+    if count * sum(leaf.size for leaf in jax.tree.leaves(inner)) <= KEPT or count % BLOCK:
+        return jax.lax.scan(once, inner, indices)
+    block = jax.checkpoint(lambda inner, part: jax.lax.scan(once, inner, part))
+    inner, losses = jax.lax.scan(block, inner, indices.reshape(-1, BLOCK))
+    return inner, losses.reshape(-1)
 
 
 class Running(NamedTuple):

@@ -21,6 +21,8 @@ from jaxtyping import Array, Float, Int, Key, Num
 from mnemosyne.meta.tasks import losses
 from mnemosyne.meta.tasks.mlp import ACTIVATIONS, MLPParams, apply_layers, init_layers
 
+SHARES = (0.35, 0.35, 0.2)
+"""Of the first activations in the draws of :class:`VariedMLP`; the last one has the rest."""
 Examples = tuple[Float[Array, "batch inputs"], Num[Array, "batch *outputs"]]
 """Inputs, and classes (int32) or values (float32)."""
 
@@ -150,7 +152,7 @@ class Variation(NamedTuple):
     Attributes:
       activation: weights of :data:`mnemosyne.meta.tasks.mlp.ACTIVATIONS`, one of them 1.
       gain: variance of the initial weights times their fan-in, log-uniform from 0.7 to 2.
-      multiplier: of the outputs, log-uniform from 1/2 to 8; the last layer starts smaller by its
+      multiplier: of the outputs, log-uniform from 1 to 16; the last layer starts smaller by its
         root. Nothing that an optimizer sees at the start tells the step that it asks for.
       scales: factor of each input, log-uniform over up to two decades; all ones in half of the
         draws.
@@ -200,11 +202,11 @@ class VariedMLP:
         uniform = jax.random.uniform(keys[0], (8,))
         scales = jnp.exp(math.log(0.01) * uniform[0] * jax.random.uniform(keys[1], self.widths[:1]))
         scales = scales / jnp.sqrt(jnp.mean(jnp.square(scales)))
-        kinds = jnp.floor(uniform[2] * len(ACTIVATIONS)).astype(jnp.int32)
+        kinds = jnp.searchsorted(jnp.cumsum(jnp.asarray(SHARES)), uniform[2])
         variation = Variation(
             activation=jax.nn.one_hot(kinds, len(ACTIVATIONS)),
             gain=0.7 * jnp.exp(math.log(3.0) * uniform[3]),
-            multiplier=0.5 * jnp.exp(math.log(16.0) * uniform[7]),
+            multiplier=jnp.exp(math.log(16.0) * uniform[7]),
             scales=jnp.where(uniform[1] < 0.5, scales, 1.0),
             offset=jnp.maximum(2.0 * uniform[4] - 1.0, 0.0),
             noise=0.6 * jnp.maximum(uniform[5] - 0.5, 0.0),

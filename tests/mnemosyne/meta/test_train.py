@@ -116,6 +116,23 @@ def test_gradient_of_a_whole_problem_is_exact(whole: Callable[..., Any]) -> None
     np.testing.assert_allclose(length, (ahead - behind) / (2 * step), rtol=0.02)
 
 
+def test_gradient_is_the_same_whatever_the_backward_pass_keeps(
+    task: ClassifyTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theta = problems.meta_params(problems.SMALL)
+    horizon = unroll.Horizon(shortest=4, longest=4, truncation=4)
+
+    def gradient() -> Any:
+        system = unroll.make_system(task, RULE, horizon, PLAIN)
+        start = system.reset(theta, jax.random.key(7), 1.0)
+        return jax.jit(jax.grad(lambda theta: system.advance(theta, start)[1]))(theta)
+
+    whole = gradient()
+    monkeypatch.setattr(unroll, "KEPT", 0)
+    monkeypatch.setattr(unroll, "BLOCK", 2)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, gradient())
+
+
 @pytest.fixture(scope="module")
 def trial(task: ClassifyTask) -> unroll.Trial:
     draw = jax.jit(lambda key: unroll.draw_trial(key, task, HORIZON, PLAIN))
