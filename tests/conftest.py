@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# What an earlier run has compiled must not decide what a test sees, nor may tests fill a home.
+os.environ["MNEMOSYNE_CACHE_DIR"] = ""
 
 
 @pytest.fixture(scope="session")

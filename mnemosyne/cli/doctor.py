@@ -57,6 +57,7 @@ def run(config: Doctor) -> dict[str, Any]:
         _memory(),
         _drawing(),
         _folder(config.logdir),
+        _compiled(),
         *_artifacts(),
     ]
     width = max(len(finding.name) for finding in findings)
@@ -148,6 +149,17 @@ def _folder(logdir: Path) -> Finding:
     except ValueError as error:
         return Finding("logdir", "fail", str(error))
     return Finding("logdir", "ok", str(logdir.absolute()))
+
+
+def _compiled() -> Finding:
+    """Where compiled programs are kept between runs."""
+    from mnemosyne.cli import compiled
+
+    place = compiled.folder()
+    if place is None:
+        own = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+        return Finding("compiled", "ok", own or f"not kept ({compiled.VARIABLE} is empty)")
+    return Finding("compiled", "ok", f"{place} (set {compiled.VARIABLE} to nothing for none)")
 
 
 def _artifacts() -> list[Finding]:

@@ -23,20 +23,21 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 
 class Verb(NamedTuple):
-    """Where a verb lives and what it does."""
+    """Where a verb lives, what it does, and whether it compiles programs worth keeping."""
 
     module: str
     config: str
     summary: str
+    compiles: bool = False
 
 
 VERBS: Mapping[str, Verb] = {
-    "train": Verb("mnemosyne.cli.train", "Train", "train a robot policy"),
+    "train": Verb("mnemosyne.cli.train", "Train", "train a robot policy", True),
     "evaluate": Verb(
-        "mnemosyne.cli.evaluate", "Evaluate", "play fresh episodes with a trained policy"
+        "mnemosyne.cli.evaluate", "Evaluate", "play fresh episodes with a trained policy", True
     ),
-    "demo": Verb("mnemosyne.cli.demo", "Demo", "train a hopper with Mnemosyne and with Adam"),
-    "meta-train": Verb("mnemosyne.cli.meta_train", "MetaTrain", "train the optimizer itself"),
+    "demo": Verb("mnemosyne.cli.demo", "Demo", "train a hopper with Mnemosyne and with Adam", True),
+    "meta-train": Verb("mnemosyne.cli.meta_train", "MetaTrain", "train the optimizer itself", True),
     "benchmark": Verb(
         "mnemosyne.cli.benchmark", "Benchmark", "measure the optimizer against rivals"
     ),
@@ -115,7 +116,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _run(name: str, verb: Verb, flags: list[str]) -> int:
     """Parses a verb's flags, runs it, and writes what it measured."""
-    from mnemosyne.cli import parse
+    from mnemosyne.cli import compiled, parse
 
     parse.require_tyro()
     module = importlib.import_module(verb.module)
@@ -129,6 +130,8 @@ def _run(name: str, verb: Verb, flags: list[str]) -> int:
     json_file = getattr(config, "json", None)
     if json_file is not None:
         _check_json_file(Path(json_file))
+    if verb.compiles:
+        compiled.enable()
     measured = module.run(config)
     if json_file is not None:
         from robotics.run_folder import write_json

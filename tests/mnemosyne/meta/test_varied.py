@@ -25,11 +25,12 @@ def family(rows: Rows) -> VariedMLP:
 
 
 def plain(family: VariedMLP, key: jax.Array, activation: str) -> DrawnMLP:
-    """A draw without noise, offset, scales or left-out examples."""
+    """A draw without multiplier, noise, offset, scales or left-out examples."""
     drawn = family.draw(key)
     names = list(ACTIVATIONS)
     variation = drawn.variation._replace(
         activation=jax.nn.one_hot(names.index(activation), len(names)),
+        multiplier=jnp.ones(()),
         scales=jnp.ones(family.widths[0]),
         offset=jnp.zeros(()),
         noise=jnp.zeros(()),
@@ -56,6 +57,7 @@ def test_variations_stay_in_their_ranges(family: VariedMLP) -> None:
     drawn = jax.vmap(lambda key: family.draw(key).variation)(KEYS)
     np.testing.assert_array_equal(drawn.activation.sum(axis=-1), 1.0)
     assert (drawn.activation.sum(axis=0) > 1).all()
+    assert 1.0 <= drawn.multiplier.min() < 2.0 and 8.0 < drawn.multiplier.max() <= 16.0
     np.testing.assert_allclose(jnp.mean(drawn.scales**2, axis=-1), 1.0, rtol=1e-5)
     assert 0.3 < np.mean(drawn.scales.std(axis=-1) < 1e-6) < 0.7
     assert 0.3 < np.mean(drawn.offset == 0) < 0.7 and drawn.offset.max() <= 1.0
