@@ -11,6 +11,8 @@ from mnemosyne.meta.tasks import ClassifyTask, Mixture, Rows, Symbols, Teacher, 
 from mnemosyne.meta.tasks.mlp import ACTIVATIONS
 from mnemosyne.meta.tasks.varied import DrawnMLP
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEYS = jax.random.split(jax.random.key(0), 64)
 
 
@@ -26,9 +28,8 @@ def family(rows: Rows) -> VariedMLP:
 
 def plain(family: VariedMLP, key: jax.Array, activation: str) -> DrawnMLP:
     """A draw without multiplier, noise, offset, scales or left-out examples."""
-    drawn = family.draw(key)
     names = list(ACTIVATIONS)
-    variation = drawn.variation._replace(
+    variation = jax.jit(lambda key: family.draw(key).variation)(key)._replace(
         activation=jax.nn.one_hot(names.index(activation), len(names)),
         multiplier=jnp.ones(()),
         scales=jnp.ones(family.widths[0]),
@@ -48,13 +49,14 @@ def test_a_family_draws_tasks_and_a_task_is_a_family_of_one(family: VariedMLP, r
 
 
 def test_draws_are_functions_of_the_key(family: VariedMLP) -> None:
-    first, again, other = (family.draw(KEYS[i]).variation for i in (0, 0, 1))
+    draw = jax.jit(lambda key: family.draw(key).variation)
+    first, again, other = (draw(KEYS[i]) for i in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert float(first.gain) != float(other.gain)
 
 
 def test_variations_stay_in_their_ranges(family: VariedMLP) -> None:
-    drawn = jax.vmap(lambda key: family.draw(key).variation)(KEYS)
+    drawn = jax.jit(jax.vmap(lambda key: family.draw(key).variation))(KEYS)
     np.testing.assert_array_equal(drawn.activation.sum(axis=-1), 1.0)
     assert (drawn.activation.sum(axis=0) > 1).all()
     assert 1.0 <= drawn.multiplier.min() < 2.0 and 8.0 < drawn.multiplier.max() <= 16.0
