@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from mnemosyne import Artifact, MnemosyneConfig, features, save_artifact
 from mnemosyne.learned import LearnedOptimizer, Theta, mnemosyne_rule
 from mnemosyne.meta import train, unroll, validate
 from mnemosyne.meta.estimators import System
-from mnemosyne.meta.task import Task
+from mnemosyne.meta.task import Family, Task
 
 HORIZON = unroll.Horizon(shortest=200, longest=2000, truncation=200)
 """Inner problems of the base recipe."""
@@ -39,20 +39,18 @@ class Recipe(NamedTuple):
     content: Mapping[str, str]
 
 
-def base_systems(rule: LearnedOptimizer, data_folder: Path | None) -> dict[str, System]:
+def base_systems(rule: LearnedOptimizer, families: Iterable[Family]) -> dict[str, System]:
     """Inner problems of the base recipe, by name."""
     augmentation = unroll.Augmentation()
     return {
-        family.name: unroll.make_system(family, rule, HORIZON, augmentation)
-        for family in splits.meta_train_families(data_folder)
+        family.name: unroll.make_system(family, rule, HORIZON, augmentation) for family in families
     }
 
 
 def base(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
     """Supervised: small networks, starting from annealed Adam, by BPTT through 200 updates."""
-    content = splits.record(splits.meta_train_families(data_folder))
+    families = splits.meta_train_families(data_folder)
     held = [held.task for held in splits.validation_benchmarks(data_folder)]
-    families = base_systems(rule, data_folder)
     config = train.MetaTrainConfig(families_per_step=3, learning_rate=2e-3, frozen=rule.fixed)
 
     def make_check(folder: Path) -> Callable[[Theta], list[dict[str, Any]]]:
@@ -63,7 +61,8 @@ def base(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
         theta = train.init_theta(config, rule)
         return anneal(theta) if rule.name == "mnemosyne" else theta
 
-    return Recipe(families, make_check, config, start, content)
+    systems = base_systems(rule, families)
+    return Recipe(systems, make_check, config, start, splits.record(families))
 
 
 def anneal(theta: Theta, power: float = 1.0) -> Theta:
@@ -80,8 +79,8 @@ def cautious(theta: Theta) -> Theta:
     """A start for policies: two fifths of Adam's step, slaved to the KL divergence if it is told.
 
     Steps shrink like ``(kl / 0.01) ** -0.6``, within a factor 20, and like ``(1 - progress) **
-    0.75``; a quarter of the fresh gradient is added to the momentum. The best of both worlds among
-    35 settings on inverted_pendulum (M) and hopper (V); see ``docs/decisions.md``.
+    0.75``; a quarter of the fresh gradient is added to the momentum. Chosen among about
+    thirty settings on inverted_pendulum (M) and hopper (V); see ``docs/decisions.md``.
     """
     # The first time feature, t / (t + 3), is 1 after a few updates: it serves as a constant.
     constant = features.input_row("time", 0)

@@ -71,24 +71,10 @@ HOLD_OUT: dict[str, Builder] = (
 def mlp(
     images: data.Images, hidden: tuple[int, ...], activation: str, batch: int = 64
 ) -> ClassifyTask:
-    """An MLP family on a data set, under its canonical name."""
+    """An MLP on a data set, under its canonical name."""
     widths = "-".join(str(w) for w in (images.inputs.shape[1], *hidden, images.labels.max() + 1))
     name = f"mlp-{widths}-{activation}-b{batch}/{images.name}"
     return mlp_task(name, images.inputs, images.labels, hidden, activation, batch)
-
-
-def meta_train_tasks(folder: Path | None) -> list[Task]:
-    """M: plain MLPs on images, for estimators and tests that want one problem a name.
-
-    Args:
-      folder: holds ``mnist.npz``; ``None`` means scikit-learn's digits.
-    """
-    small, medium = _training_images(folder)
-    return [
-        mlp(small, (32,), "relu"),
-        mlp(medium, (64, 32), "gelu"),
-        mlp(small, (16, 16, 16), "tanh", 32),
-    ]
 
 
 def meta_train_families(folder: Path | None) -> list[Family]:
@@ -97,6 +83,9 @@ def meta_train_families(folder: Path | None) -> list[Family]:
     They differ in what costs a compilation, shapes and kind of target; all else differs from draw
     to draw. The symbols stand for texts, whose embeddings seldom see a gradient; the tiny network
     for functions of few variables.
+
+    Args:
+      folder: holds ``mnist.npz``; ``None`` means scikit-learn's digits.
     """
     small, medium = _training_images(folder)
     return [

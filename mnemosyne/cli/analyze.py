@@ -126,7 +126,8 @@ def _families(config: Analyze, network: Any) -> dict[str, tuple[Any, int]]:
             for problem in splits.meta_train_problems()
         }
     else:
-        systems = recipes.base_systems(rule, data.data_dir(config.data_dir))
+        families = splits.meta_train_families(data.data_dir(config.data_dir))
+        systems = recipes.base_systems(rule, families)
         found = {name: (system, recipes.HORIZON.truncation) for name, system in systems.items()}
     if config.family is None:
         return found

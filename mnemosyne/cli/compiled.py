@@ -64,7 +64,6 @@ def prune(place: Path, most: int) -> None:
 
 def _machine() -> str:
     """A name for this kind of processor: programs use whatever instructions it has."""
-    flags = ""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")

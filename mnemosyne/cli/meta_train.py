@@ -20,7 +20,7 @@ class MetaTrain:
     """Train the optimizer itself on small networks."""
 
     recipe: Literal["base", "rl"] = "base"
-    """What to train on: small classifiers (base), or PPO on cheap control tasks (rl)."""
+    """What to train on: small networks (base), or PPO on cheap control tasks (rl)."""
     out: Path | None = None
     """Folder for artifacts, checkpoints and TensorBoard files; new, or a run to --resume."""
     budget: str | None = None

@@ -12,8 +12,9 @@ from experiments import data, splits
 
 
 def _training_and_validation(folder: Path | None) -> list:
-    trained = [*splits.meta_train_tasks(folder), *splits.meta_train_families(folder)]
-    return trained + [b.task for b in splits.validation_benchmarks(folder)]
+    return splits.meta_train_families(folder) + [
+        b.task for b in splits.validation_benchmarks(folder)
+    ]
 
 
 def test_supervised_splits_name_no_hold_out_data() -> None:
@@ -95,7 +96,8 @@ def test_tasks_with_data_ask_for_it_by_name() -> None:
 
 
 def test_digits_validation_rows_follow_the_training_rows() -> None:
-    training, held = splits.meta_train_tasks(None)[0], splits.validation_tasks(None)[0]
+    mixture = splits.meta_train_families(None)[0].source
+    training, held = mixture.sources[0], splits.validation_tasks(None)[0]
     whole = data.digits()
-    labels = np.concatenate([training.targets, held.targets])
+    labels = np.concatenate([training.labels, held.targets])
     np.testing.assert_array_equal(labels, whole.labels)

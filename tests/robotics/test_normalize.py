@@ -9,7 +9,7 @@ from robotics import normalize
 _NUMPY = np.random.default_rng(0)
 
 
-def _check(statistics, samples):
+def assert_are_statistics_of(statistics, samples):
     assert float(statistics.count) == len(samples)
     np.testing.assert_allclose(statistics.mean, samples.mean(0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(statistics.variance, samples.var(0), rtol=1e-4, atol=1e-6)
@@ -22,13 +22,13 @@ def test_statistics_of_batches_equal_numpy_over_all_samples(sizes):
     statistics = normalize.init_statistics((3,))
     for part in np.split(samples, np.cumsum(sizes)[:-1]):
         statistics = normalize.update(statistics, jnp.asarray(part))
-    _check(statistics, samples)
+    assert_are_statistics_of(statistics, samples)
 
 
 def test_leading_axes_are_all_samples():
     samples = _NUMPY.normal(1.0, 2.0, (7, 5, 3)).astype(np.float32)
     statistics = normalize.update(normalize.init_statistics((3,)), jnp.asarray(samples))
-    _check(statistics, samples.reshape(35, 3))
+    assert_are_statistics_of(statistics, samples.reshape(35, 3))
 
 
 def test_large_mean_does_not_cancel_the_variance():
