@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment protocol: Brax's ``reset(key)`` and ``step(state, action)``, one at a time.
+"""The environment protocols: inside JAX one environment at a time, on the host a batch at a time.
 
-Everything above this file (rollouts, evaluation, training) sees environments only through it.
-Adapters turn other libraries into it; ``robotics`` imports nothing else from ``envs``.
+:class:`Env` is Brax's ``reset(key)`` and ``step(state, action)``, pure functions. :class:`HostEnv`
+is for simulators that JAX cannot trace: a batch of them is stepped with NumPy arrays. Everything
+above this file (rollouts, evaluation, training) sees environments only through the two. Adapters
+turn other libraries into one of them; ``robotics`` imports nothing else from ``envs``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import typing
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 
@@ -70,6 +74,78 @@ class Env(Protocol):
 
     def step(self, state: State, action: Float[Array, " action"]) -> State:
         """The state after one action; ``reward`` and ``done`` belong to this step alone."""
+        ...
+
+
+class HostStep(NamedTuple):
+    """What a batch of host environments is after ``reset`` or ``step``; NumPy, float32.
+
+    An environment whose episode ended has already begun the next one: ``obs`` is what the next
+    action answers, ``final_obs`` what the step really led to.
+
+    Attributes:
+      obs: observation to act on.
+      reward: reward of the step, 0 after ``reset``.
+      termination: 1.0 where the environment itself ended the episode.
+      truncation: 1.0 where only a time limit did, never together with ``termination``.
+      final_obs: observation before a restart.
+      x_position: forward position (metres) now; NaN where there is none.
+      final_x_position: the same before a restart.
+    """
+
+    obs: Float[np.ndarray, "envs obs"]
+    reward: Float[np.ndarray, " envs"]
+    termination: Float[np.ndarray, " envs"]
+    truncation: Float[np.ndarray, " envs"]
+    final_obs: Float[np.ndarray, "envs obs"]
+    x_position: Float[np.ndarray, " envs"]
+    final_x_position: Float[np.ndarray, " envs"]
+
+
+@runtime_checkable
+class HostBatch(Protocol):
+    """Running environments outside of JAX. They keep their state themselves."""
+
+    def reset(self, seeds: Sequence[int]) -> HostStep:
+        """Fresh episodes, one seed (0 to 2^31 - 1) an environment; they decide all that follows."""
+        ...
+
+    def step(self, actions: Any) -> HostStep:
+        """One step of each.
+
+        Args:
+          actions: [envs, action] float32 in [-1, 1], or [envs] whole numbers from 0 on where
+            actions are discrete.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends them; a second call does nothing."""
+        ...
+
+
+@runtime_checkable
+class HostEnv(Protocol):
+    """An environment that JAX cannot trace; time limits and restarts are its own business.
+
+    Attributes:
+      name: the registry name, such as ``"gym:HalfCheetah-v5"``.
+      observation_size: number of observation entries.
+      action_size: number of action entries or, if ``discrete``, of actions to choose from.
+      discrete: whether an action is a choice.
+      episode_length: its time limit, in environment steps.
+      dt: seconds of simulated time an environment step takes.
+    """
+
+    name: str
+    observation_size: int
+    action_size: int
+    discrete: bool
+    episode_length: int
+    dt: float
+
+    def start(self, num_envs: int) -> HostBatch:
+        """A batch of ``num_envs`` environments, to be reset before its first step."""
         ...
 
 

@@ -4,7 +4,8 @@
 ``check(env)`` is meant for authors of adapters and of new environments: run it once, or in a test.
 It looks at attributes, at what ``reset`` and ``step`` return (structure, shapes, dtypes, weak types
 are fixed, as ``scan`` requires), and at behavior: the same under ``vmap``, the same for the same
-key, finite, ``done`` meaning termination and nothing else.
+key, finite, ``done`` meaning termination and nothing else. Environments that JAX cannot trace are
+looked at by :mod:`envs.host_checker`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from envs import host_checker
 from envs.api import Env, State
 
 RESERVED = frozenset(
@@ -35,7 +37,8 @@ def check(env: Any, num_steps: int = 32, seed: int = 0) -> None:
     """Raises ValueError with one sentence for the first way in which ``env`` breaks the protocol.
 
     Args:
-      env: the environment, anything that should be an :class:`envs.api.Env`.
+      env: the environment, anything that should be an :class:`envs.api.Env` or
+        :class:`envs.api.HostEnv`.
       num_steps: steps of random and of extreme actions to look at, at least 1.
       seed: seed of the keys used.
 
@@ -57,12 +60,15 @@ def problems(env: Any, num_steps: int = 32, seed: int = 0) -> list[str]:
     that finds something.
 
     Args:
-      env: the environment, anything that should be an :class:`envs.api.Env`.
+      env: the environment, anything that should be an :class:`envs.api.Env` or
+        :class:`envs.api.HostEnv`.
       num_steps: steps of random and of extreme actions to look at, at least 1.
       seed: seed of the keys used.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps is {num_steps}; it must be at least 1.")
+    if hasattr(env, "start") and not hasattr(env, "step"):
+        return list(_attributes(env)) or host_checker.problems(env, num_steps, seed)
     key = jax.random.key(seed)
     alone = _jitted(env)  # two groups share the compiled programs
     groups: tuple[Callable[[], Iterator[str]], ...] = (

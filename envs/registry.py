@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Environments by name: ``brax:hopper``, ``control:pendulum``, ``probe:value``, ...
+"""Environments by name: ``brax:hopper``, ``gym:CartPole-v1``, ``control:pendulum``, ...
 
 A name is ``family:task``. Names, sizes and what has to be installed are known without importing any
 simulator; an adapter is imported when one of its environments is made.
@@ -13,7 +13,6 @@ import importlib.util
 from typing import Any
 
 from envs._errors import nearest, unknown
-from envs.api import Env
 
 _PACKAGE = "mnemosyne-optimizer"  # the distribution whose extras install the simulators
 
@@ -42,7 +41,10 @@ class EnvInfo:
 
 @dataclasses.dataclass(frozen=True)
 class _Family:
-    """What one adapter module makes; ``sizes`` maps a task to (observation, action) size."""
+    """What one adapter module makes; ``sizes`` maps a task to (observation, action) size.
+
+    An ``open`` family makes more than its ``sizes`` list; its adapter judges other names.
+    """
 
     module: str
     title: str
@@ -51,6 +53,7 @@ class _Family:
     only_backends: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     needs: str = ""
     extra: str = ""
+    open: bool = False
 
     def backends_of(self, task: str) -> tuple[str, ...]:
         return self.only_backends.get(task, self.backends)
@@ -81,6 +84,31 @@ _FAMILIES = {
         needs="brax",
         extra="robotics",
     ),
+    "gym": _Family(
+        module="envs.gymnasium_env",
+        title="Gymnasium",
+        sizes={
+            "Acrobot-v1": (6, 3),
+            "Ant-v5": (105, 8),
+            "CartPole-v1": (4, 2),
+            "HalfCheetah-v5": (17, 6),
+            "Hopper-v5": (11, 3),
+            "Humanoid-v5": (348, 17),
+            "HumanoidStandup-v5": (348, 17),
+            "InvertedDoublePendulum-v5": (9, 1),
+            "InvertedPendulum-v5": (4, 1),
+            "MountainCar-v0": (2, 3),
+            "MountainCarContinuous-v0": (2, 1),
+            "Pendulum-v1": (3, 1),
+            "Pusher-v5": (23, 7),
+            "Reacher-v5": (10, 2),
+            "Swimmer-v5": (8, 2),
+            "Walker2d-v5": (17, 6),
+        },
+        needs="gymnasium",
+        extra="robotics",
+        open=True,
+    ),
     "control": _Family(
         module="envs.control",
         title="the control tasks",
@@ -107,13 +135,25 @@ _FAMILIES = {
 
 
 def list_envs() -> list[str]:
-    """Every name that :func:`make` takes, installed or not, sorted within each family.
+    """Every name that is known here, installed or not, sorted within each family.
+
+    ``make`` takes further ones in the families of :func:`open_families`.
 
     Example:
       >>> "brax:hopper" in list_envs()
       True
     """
     return [f"{name}:{task}" for name, family in _FAMILIES.items() for task in sorted(family.sizes)]
+
+
+def open_families() -> dict[str, str]:
+    """Families that take more names than are listed, and what makes them.
+
+    Example:
+      >>> open_families()["gym"]
+      'Gymnasium'
+    """
+    return {name: family.title for name, family in _FAMILIES.items() if family.open}
 
 
 def describe(name: str) -> EnvInfo:
@@ -129,7 +169,7 @@ def describe(name: str) -> EnvInfo:
       >>> describe("brax:hopper").action_size
       3
     """
-    family, task = _find(name)
+    family, task = _find(name, listed=True)
     observation_size, action_size = family.sizes[task]
     return EnvInfo(
         name=name,
@@ -141,17 +181,18 @@ def describe(name: str) -> EnvInfo:
     )
 
 
-def make(name: str, **options: Any) -> Env:
+def make(name: str, **options: Any) -> Any:
     """The environment called ``name``.
 
     Args:
       name: ``family:task``, one of :func:`list_envs`.
       **options: ``episode_length`` (default time limit, steps) for every family; ``backend`` for
-        ``brax``; the fields of the physics parameters for ``control``, such as ``gravity=3.7``. An
-        option that is ``None`` counts as absent.
+        ``brax``; the fields of the physics parameters for ``control``, such as ``gravity=3.7``;
+        keyword arguments of the environment for ``gym``. An option that is ``None`` counts as
+        absent.
 
     Returns:
-      An environment as described by :class:`envs.api.Env`.
+      An :class:`envs.api.Env` or, for ``gym``, an :class:`envs.api.HostEnv`.
 
     Raises:
       ValueError: unknown family, task, backend or option (the message names the nearest valid one),
@@ -181,11 +222,12 @@ def _check_backend(name: str, backend: str, valid: tuple[str, ...]) -> None:
         raise unknown("backend", str(backend), valid, where=f" for {name!r}")
 
 
-def _find(name: str) -> tuple[_Family, str]:
+def _find(name: str, listed: bool = False) -> tuple[_Family, str]:
     """The family and the task of a name, or a ValueError that names the nearest one."""
     family, _, task = name.partition(":")
-    if family in _FAMILIES and task in _FAMILIES[family].sizes:
-        return _FAMILIES[family], task
+    found = _FAMILIES.get(family)
+    if found is not None and (task in found.sizes or (found.open and task and not listed)):
+        return found, task
     raise unknown("environment", name, [_nearest_name(name)])
 
 

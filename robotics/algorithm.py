@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 Metrics = dict[str, Float[Array, ""]]
 PolicyParams = PyTree
+Action = Float[Array, "*batch action"] | Int[Array, "*batch"]
+"""Entries in [-1, 1], or the number of a choice."""
 Telemetry = Callable[[Any, PyTree, PyTree], Metrics]
 
 _LIMB = 1 << 20  # env steps are counted in two int32 limbs, so that 2^31 steps are nothing special
@@ -51,16 +53,21 @@ class Policy(NamedTuple):
     """A policy as a pure function, and what has to be known to rebuild it elsewhere.
 
     Attributes:
-      act: ``act(params, obs, key, deterministic)`` gives actions in [-1, 1]; ``obs`` may have any
-        leading axes. The key is not used if ``deterministic``.
+      act: ``act(params, obs, key, deterministic)`` gives actions in [-1, 1], or whole numbers where
+        they are choices; ``obs`` may have any leading axes. The key is not used if
+        ``deterministic``.
       spec: JSON-able description, see :func:`robotics.networks.policy_spec`.
     """
 
     act: Callable[
         [PolicyParams, Float[Array, "*batch obs"], Key[Array, ""], bool],
-        Float[Array, "*batch action"],
+        Action,
     ]
     spec: dict[str, Any]
+
+
+HostEpoch = Callable[[TrainState, Callable[[], None]], tuple[TrainState, Metrics]]
+"""``epoch(state, tick)``: one chunk of all seeds; calls ``tick`` now and then while it lasts."""
 
 
 class Algorithm(NamedTuple):
@@ -79,6 +86,25 @@ class Algorithm(NamedTuple):
 
     init: Callable[[Key[Array, ""]], TrainState]
     epoch: Callable[[TrainState], tuple[TrainState, Metrics]]
+    inference_params: Callable[[TrainState], PolicyParams]
+    policy: Policy
+    env_steps_per_epoch: int
+    num_epochs: int
+
+
+class HostAlgorithm(NamedTuple):
+    """A training algorithm whose environments JAX cannot trace, an :class:`envs.api.HostEnv`.
+
+    ``init``, ``inference_params``, ``policy`` and the counts are those of :class:`Algorithm`.
+
+    Attributes:
+      open: ``open(state)``, with the state of all seeds (a leading axis), starts the environments
+        and compiles; returns the chunk function and the seconds that compiling took. Episodes begin
+        anew: they are no part of the state.
+    """
+
+    init: Callable[[Key[Array, ""]], TrainState]
+    open: Callable[[TrainState], tuple[HostEpoch, float]]
     inference_params: Callable[[TrainState], PolicyParams]
     policy: Policy
     env_steps_per_epoch: int

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from envs.api import EpisodeWrapper, State
-from robotics.algorithm import Policy, PolicyParams
+from envs.api import EpisodeWrapper, HostEnv, State
+from robotics.algorithm import Action, Policy, PolicyParams
+from robotics.host import make_host_evaluate
 from robotics.rollout import reset
 
 Episodes = dict[str, Float[Array, " episodes"]]
@@ -101,18 +102,42 @@ def _add(sums: Episodes, after: State, alive: Array) -> Episodes:
     return new
 
 
-def random_policy(action_size: int) -> Policy:
-    """Uniform actions in [-1, 1], whatever the parameters and even if ``deterministic``."""
+def random_policy(action_size: int, discrete: bool = False) -> Policy:
+    """Uniform actions in [-1, 1], or uniform choices; the same if ``deterministic``."""
 
     def act(
         params: PolicyParams,
         obs: Float[Array, "*batch obs"],
         key: Key[Array, ""],
         deterministic: bool,
-    ) -> Float[Array, "*batch action"]:
+    ) -> Action:
+        if discrete:
+            return jax.random.randint(key, obs.shape[:-1], 0, action_size)
         return jax.random.uniform(key, (*obs.shape[:-1], action_size), jnp.float32, -1.0, 1.0)
 
     return Policy(act, {"kind": "uniform", "action_size": action_size})
+
+
+def make_player(
+    env: EpisodeWrapper | HostEnv, policy: Policy, num_episodes: int = 64
+) -> Callable[[PolicyParams, Key[Array, " policies"]], Any]:
+    """Evaluation of several policies at once, wherever their environment runs.
+
+    Args:
+      env: JAX environment with its time limit, or host environment.
+      policy: how to act.
+      num_episodes: for each policy, at least 1.
+
+    Returns:
+      ``play(params, keys)``, both with a leading axis of policies, which gives arrays
+      [policies, num_episodes] as :func:`make_evaluate` names them; jittable for a JAX environment.
+
+    Raises:
+      ValueError: if ``num_episodes`` is below 1.
+    """
+    if isinstance(env, HostEnv):
+        return make_host_evaluate(env, policy, num_episodes)
+    return jax.vmap(make_evaluate(env, policy, num_episodes))
 
 
 def summary(values: Any) -> Summary:

@@ -171,7 +171,8 @@ def load_numpy_policy(path: Path) -> Callable[[np.ndarray], np.ndarray]:
       path: ``policy.safetensors`` or its folder.
 
     Returns:
-      ``act(obs)``: observations [..., obs] to actions [..., action] in [-1, 1], float32.
+      ``act(obs)``: observations [..., obs] to actions [..., action] in [-1, 1], float32; to the
+      numbers [...] of the choices, int64, where actions are choices.
 
     Raises:
       ValueError: if the file is damaged, or holds a kind of network this version does not know.
@@ -190,6 +191,7 @@ def load_numpy_policy(path: Path) -> Callable[[np.ndarray], np.ndarray]:
             x = x @ tensors[f"{layer}/kernel"] + tensors[f"{layer}/bias"]
             if i < network["num_layers"] - 1:
                 x = activation(x)
-        return np.tanh(x[..., : network["action_size"]])
+        outputs = x[..., : network["action_size"]]
+        return outputs.argmax(axis=-1) if network["squash"] == "argmax" else np.tanh(outputs)
 
     return act

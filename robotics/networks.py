@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from robotics.algorithm import Policy, PolicyParams, check_positive, nearest
+from robotics import distributions
+from robotics.algorithm import Action, Policy, PolicyParams, check_positive, nearest
 from robotics.normalize import RunningStatistics, standard_deviation
 
 Activation = Literal["tanh", "swish", "relu", "elu"]
@@ -94,9 +95,18 @@ def apply_mlp(
 
 
 def init_policy(
-    key: Key[Array, ""], observation_size: int, action_size: int, config: NetworkConfig
+    key: Key[Array, ""],
+    observation_size: int,
+    action_size: int,
+    config: NetworkConfig,
+    discrete: bool = False,
 ) -> Params:
-    """Parameters: ``{"mlp": ...}``, and ``"log_std": [action]`` if these are the noise."""
+    """Parameters: ``{"mlp": ...}``, and ``"log_std": [action]`` if these are the noise.
+
+    Where actions are choices, the MLP gives their logits and there is no noise to parametrize.
+    """
+    if discrete:
+        config = dataclasses.replace(config, noise="none")
     outputs = action_size * (2 if config.noise == "network" else 1)
     params: Params = {
         "mlp": init_mlp(key, (observation_size, *config.policy_hidden, outputs), last_scale=0.01)
@@ -130,6 +140,15 @@ def apply_policy(
     return mean, _MIN_STD + jnp.exp(jnp.clip(log_std, *_LOG_STD_RANGE))
 
 
+def apply_distribution(
+    params: Params, obs: Float[Array, "*batch obs"], config: NetworkConfig, discrete: bool
+) -> distributions.Distribution:
+    """The distribution of actions for a *normalized* observation."""
+    if discrete:
+        return distributions.Categorical(apply_mlp(params["mlp"], obs, config.activation))
+    return distributions.TanhNormal(*apply_policy(params, obs, config))
+
+
 def init_value(key: Key[Array, ""], observation_size: int, config: NetworkConfig) -> Params:
     """Parameters of the value network: ``{"mlp": ...}``."""
     return {"mlp": init_mlp(key, (observation_size, *config.value_hidden, 1))}
@@ -157,10 +176,13 @@ def policy_params(policy: Params, statistics: RunningStatistics) -> PolicyParams
     }
 
 
-def policy_spec(observation_size: int, action_size: int, config: NetworkConfig) -> dict[str, Any]:
+def policy_spec(
+    observation_size: int, action_size: int, config: NetworkConfig, discrete: bool = False
+) -> dict[str, Any]:
     """How to compute the deterministic action from :func:`policy_params`, as JSON can hold it.
 
-    The action is ``tanh`` of the first ``action_size`` outputs of the MLP ``policy/mlp`` (layers
+    The action is ``tanh`` (``squash``; or ``argmax``, where actions are choices) of the first
+    ``action_size`` outputs of the MLP ``policy/mlp`` (layers
     ``layer_0`` to ``layer_{n-1}``, ``x @ kernel + bias``, ``activation`` after all but the last),
     whose input is ``clip((obs - normalizer/mean) / normalizer/std, -obs_clip, obs_clip)``.
     """
@@ -171,13 +193,15 @@ def policy_spec(observation_size: int, action_size: int, config: NetworkConfig) 
         "hidden": list(config.policy_hidden),
         "num_layers": len(config.policy_hidden) + 1,
         "activation": config.activation,
-        "noise": config.noise,
+        "noise": "none" if discrete else config.noise,
         "obs_clip": _OBS_CLIP,
-        "squash": "tanh",
+        "squash": "argmax" if discrete else "tanh",
     }
 
 
-def make_policy(observation_size: int, action_size: int, config: NetworkConfig) -> Policy:
+def make_policy(
+    observation_size: int, action_size: int, config: NetworkConfig, discrete: bool = False
+) -> Policy:
     """The policy as the host loop, evaluation and export see it."""
 
     def act(
@@ -185,13 +209,13 @@ def make_policy(observation_size: int, action_size: int, config: NetworkConfig) 
         obs: Float[Array, "*batch obs"],
         key: Key[Array, ""],
         deterministic: bool,
-    ) -> Float[Array, "*batch action"]:
+    ) -> Action:
         normalizer: PyTree = params["normalizer"]
-        mean, std = apply_policy(
-            params["policy"], normalize_obs(obs, normalizer["mean"], normalizer["std"]), config
-        )
-        if deterministic or config.noise == "none":
-            return jnp.tanh(mean)
-        return jnp.tanh(mean + std * jax.random.normal(key, mean.shape, mean.dtype))
+        obs = normalize_obs(obs, normalizer["mean"], normalizer["std"])
+        chances = apply_distribution(params["policy"], obs, config, discrete)
+        if deterministic or (config.noise == "none" and not discrete):
+            return chances.action(chances.mode())
+        noise = distributions.draw_noise(key, (*obs.shape[:-1], action_size), discrete)
+        return chances.action(chances.sample(noise))
 
-    return Policy(act, policy_spec(observation_size, action_size, config))
+    return Policy(act, policy_spec(observation_size, action_size, config, discrete))

@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from envs.api import EpisodeWrapper
+from envs.api import EpisodeWrapper, HostEnv
+from robotics.host import play_one
 
 WIDTH, HEIGHT = 480, 360  # pixels
 MAX_FPS = 30.0
@@ -35,7 +36,7 @@ _TIMEOUT_S = 300
 
 
 def render(
-    env: EpisodeWrapper,
+    env: EpisodeWrapper | HostEnv,
     act: Callable[[Array, Array], Array],
     key: Key[Array, ""],
     stem: Path,
@@ -59,19 +60,21 @@ def render(
     """
     if not seconds > 0:
         raise ValueError(f"seconds is {seconds}; a video must be longer than 0 seconds")
-    dt = env.env.dt
+    inner: Any = env if isinstance(env, HostEnv) else env.env
+    dt = inner.dt
     num_steps = max(round(seconds / dt), 10)
     skip = max(round(1.0 / (MAX_FPS * dt)), 1)
     fps = min(1.0 / (dt * skip), MAX_FPS)
-    physics, observations = _play(env, act, key, num_steps, skip)
+    play = play_one if isinstance(env, HostEnv) else _play
+    physics, observations = play(env, act, key, num_steps, skip)  # pyright: ignore[reportArgumentType]
     stem.parent.mkdir(parents=True, exist_ok=True)
-    if getattr(env.env, "model", None) is not None and hasattr(env.env, "qpos"):
+    if getattr(inner, "model", None) is not None and hasattr(inner, "qpos"):
         try:
-            return _render_mujoco(env.env, physics, fps, stem)
+            return _render_mujoco(inner, physics, fps, stem)
         except _CannotRenderError as reason:
             # The reader of a stick figure has a right to know why it is one.
             warnings.warn(f"the video is drawn by hand: {reason}", stacklevel=2)
-    return _write_gif(_draw(env.env, physics, observations), fps, stem.with_suffix(".gif"))
+    return _write_gif(_draw(inner, physics, observations), fps, stem.with_suffix(".gif"))
 
 
 def _play(

@@ -22,11 +22,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key, PyTree
 
-from envs.api import EpisodeWrapper
+from envs.api import EpisodeWrapper, HostEnv
 from robotics import limits, programs, result, run_folder
-from robotics.algorithm import Algorithm
+from robotics.algorithm import Algorithm, HostAlgorithm, Metrics, Policy
 from robotics.checkpoint import Checkpointer
-from robotics.evaluate import make_evaluate, random_policy
+from robotics.evaluate import make_player, random_policy
 from robotics.export import export_policy
 from robotics.monitor import RETURN, Monitor, duration
 
@@ -93,7 +93,7 @@ def evaluation_keys(keys: Key[Array, " seeds"], epoch: int) -> Key[Array, " seed
     )
 
 
-def state_template(algorithm: Algorithm, config: RunConfig) -> PyTree:
+def state_template(algorithm: Algorithm | HostAlgorithm, config: RunConfig) -> PyTree:
     """Shapes of the training state of all seeds; refuses a state that cannot fit into memory.
 
     Raises:
@@ -107,8 +107,8 @@ def state_template(algorithm: Algorithm, config: RunConfig) -> PyTree:
 
 
 def train(
-    algorithm: Algorithm,
-    env: EpisodeWrapper,
+    algorithm: Algorithm | HostAlgorithm,
+    env: EpisodeWrapper | HostEnv,
     optimizer: optax.GradientTransformation,
     config: RunConfig,
     identity: Mapping[str, Any] | None = None,
@@ -155,8 +155,8 @@ class _Loop:
 
     def __init__(
         self,
-        algorithm: Algorithm,
-        env: EpisodeWrapper,
+        algorithm: Algorithm | HostAlgorithm,
+        env: EpisodeWrapper | HostEnv,
         config: RunConfig,
         checkpointer: Checkpointer,
         monitor: Monitor,
@@ -188,25 +188,34 @@ class _Loop:
 
     def play_random(self, progress: _Progress) -> dict[str, Any]:
         """Uniform random actions in the episodes of the last evaluation of the first seed."""
-        policy = random_policy(self.env.env.action_size)
-        play = make_evaluate(self.env, policy, self.config.eval_episodes)
-        key = evaluation_keys(self.keys, self.algorithm.num_epochs)[0]
-        program, seconds = programs.compile_timed(play, None, key)
-        progress.compile_s += seconds
-        episodes = jax.device_get(program(None, key))
-        entry = result.evaluation(0, {name: value[None] for name, value in episodes.items()})
+        env = self.env if isinstance(self.env, HostEnv) else self.env.env
+        policy = random_policy(env.action_size, getattr(env, "discrete", False))
+        keys = evaluation_keys(self.keys, self.algorithm.num_epochs)[:1]
+        play = self.player(policy, None, keys, progress)
+        entry = result.evaluation(0, jax.device_get(play(None, keys)))
         spread = result.spread([entry], "return")
         self.monitor.say(
             f"uniform random actions: return {spread['mean']:.4g} ± {spread['std']:.3g}"
         )
         return entry
 
+    def player(
+        self, policy: Policy, params: PyTree, keys: Key[Array, " policies"], progress: _Progress
+    ) -> Callable[..., Any]:
+        """Evaluation of policies, compiled where its environment can be."""
+        play = make_player(self.env, policy, self.config.eval_episodes)
+        if isinstance(self.env, HostEnv):
+            return play
+        play, seconds = programs.compile_timed(play, params, keys)
+        progress.compile_s += seconds
+        return play
+
     def run(self, state: PyTree, progress: _Progress, interrupted: threading.Event) -> PyTree:
         """All remaining chunks."""
         if progress.epoch >= self.algorithm.num_epochs:
             return state
         started = time.perf_counter()
-        epoch, seconds = programs.compile_timed(jax.vmap(self.algorithm.epoch), state, donate=True)
+        epoch, seconds = self.open(state, progress)
         progress.compile_s += seconds
         self.monitor.say(f"compiled in {duration(progress.compile_s)}, training ...")
         walltime_s = progress.walltime_s
@@ -220,6 +229,18 @@ class _Loop:
                     f"continue with --resume {self.config.folder}"
                 )
         return state
+
+    def open(self, state: PyTree, progress: _Progress) -> tuple[Callable[..., Any], float]:
+        """One chunk of all seeds as a function of the state, and the seconds to compile it."""
+        if isinstance(self.algorithm, HostAlgorithm):
+            host_epoch, seconds = self.algorithm.open(state)
+
+            def epoch(state: PyTree) -> tuple[PyTree, Metrics]:
+                started = time.perf_counter()
+                return host_epoch(state, lambda: self.live(progress, started))
+
+            return epoch, seconds
+        return programs.compile_timed(jax.vmap(self.algorithm.epoch), state, donate=True)
 
     def chunk(self, epoch: Callable[[PyTree], Any], state: PyTree, progress: _Progress) -> PyTree:
         """One chunk of training and the evaluation after it."""
@@ -243,21 +264,25 @@ class _Loop:
     def wait(self, metrics: Mapping[str, Array], progress: _Progress, started: float) -> None:
         """Waits for a chunk while the live line moves and Ctrl-C is heard."""
         marker: Any = next(iter(metrics.values()))
-        last = progress.history[-1]
         while not marker.is_ready():
             time.sleep(0.05)
-            seconds = time.perf_counter() - started
-            now, random = np.mean(last["return"]), progress.random["return"][0]
-            number = f"{progress.epoch + 1} of {self.algorithm.num_epochs}"
-            fields = {
-                "env steps": f"{progress.steps:,}",
-                "return": f"{now:.4g} (random {random:.4g})",
-                "chunk": f"{number}, running for {duration(seconds)}",
-                "time left": self.eta(progress, seconds),
-            }
-            done = progress.epoch / self.algorithm.num_epochs
-            self.monitor.live(str(self.config.folder), done, fields)
+            self.live(progress, started)
         jax.block_until_ready(metrics)
+
+    def live(self, progress: _Progress, started: float) -> None:
+        """Moves the live line."""
+        seconds = time.perf_counter() - started
+        last = progress.history[-1]
+        now, random = np.mean(last["return"]), progress.random["return"][0]
+        number = f"{progress.epoch + 1} of {self.algorithm.num_epochs}"
+        fields = {
+            "env steps": f"{progress.steps:,}",
+            "return": f"{now:.4g} (random {random:.4g})",
+            "chunk": f"{number}, running for {duration(seconds)}",
+            "time left": self.eta(progress, seconds),
+        }
+        done = progress.epoch / self.algorithm.num_epochs
+        self.monitor.live(str(self.config.folder), done, fields)
 
     def eta(self, progress: _Progress, running_s: float = 0.0) -> str:
         """Time left, from the mean time of the chunks so far."""
@@ -276,9 +301,7 @@ class _Loop:
         """Plays fresh episodes, keeps the best policy, and writes and says what came out."""
         params = self.inference_params(state)
         if self.play is None:
-            play = make_evaluate(self.env, self.algorithm.policy, self.config.eval_episodes)
-            self.play, seconds = programs.compile_timed(jax.vmap(play), params, self.keys)
-            progress.compile_s += seconds
+            self.play = self.player(self.algorithm.policy, params, self.keys, progress)
         started = time.perf_counter()
         episodes = jax.device_get(self.play(params, evaluation_keys(self.keys, progress.epoch)))
         seconds = time.perf_counter() - started

@@ -11,16 +11,16 @@ import optax
 from mnemosyne.cli import parse
 
 if TYPE_CHECKING:
-    from envs.api import EpisodeWrapper
+    from envs.api import EpisodeWrapper, HostEnv
     from mnemosyne.cli.train import Train
-    from robotics.algorithm import Algorithm
+    from robotics.algorithm import Algorithm, HostAlgorithm
 
 
 class Built(NamedTuple):
     """What a run is made of.
 
     Attributes:
-      env: environment with its time limit.
+      env: environment with its time limit; one that JAX cannot trace has its own.
       backend: its physics backend, if it has one.
       optimizer: the transformation in the slot.
       algorithm: PPO or ES with it.
@@ -28,10 +28,10 @@ class Built(NamedTuple):
       policy_info: what ``policy.json`` says about the policy's world.
     """
 
-    env: EpisodeWrapper
+    env: EpisodeWrapper | HostEnv
     backend: str | None
     optimizer: optax.GradientTransformation
-    algorithm: Algorithm
+    algorithm: Algorithm | HostAlgorithm
     identity: dict[str, Any]
     policy_info: dict[str, Any]
 
@@ -43,18 +43,25 @@ def build(config: Train) -> Built:
       ValueError: unknown env, optimizer or weights, settings that do not fit together.
     """
     import envs
-    from envs.api import EpisodeWrapper
+    from envs.api import EpisodeWrapper, HostEnv
     from mnemosyne import telemetry
     from robotics.es import ESConfig, make_es
-    from robotics.ppo import PPOConfig, make_ppo
+    from robotics.ppo import PPOConfig, make_host_ppo, make_ppo
 
     inner = envs.make(config.env, backend=config.backend, episode_length=config.episode_length)
-    env = EpisodeWrapper(inner)
+    on_host = isinstance(inner, HostEnv)
+    env = inner if on_host else EpisodeWrapper(inner)
+    if on_host and config.algo != "ppo":
+        raise ValueError(
+            f"--algo {config.algo} needs an environment that runs inside JAX, and {config.env} "
+            "does not; use --algo ppo"
+        )
     counts = {"num_timesteps": config.num_timesteps, "num_evaluations": config.num_evaluations}
     make: Any
     algo: Any
     if config.algo == "ppo":
-        make, algo = make_ppo, parse.from_flags(PPOConfig, config.ppo, **counts)
+        make = make_host_ppo if on_host else make_ppo
+        algo = parse.from_flags(PPOConfig, config.ppo, **counts)
     else:
         make, algo = make_es, parse.from_flags(ESConfig, config.es, **counts)
     # Episodes of ES end when they end, so it cannot know its number of updates beforehand.
@@ -65,7 +72,7 @@ def build(config: Train) -> Built:
         optimizer=optimizer,
         algorithm=make(env, algo, optimizer, telemetry),
         identity=_identity(config, sha256),
-        policy_info=_policy_info(config, env),
+        policy_info=_policy_info(config, inner),
     )
 
 
@@ -108,16 +115,17 @@ def _identity(config: Train, sha256: str | None) -> dict[str, Any]:
     return plain(kept | {"weights_sha256": sha256})
 
 
-def _policy_info(config: Train, env: EpisodeWrapper) -> dict[str, Any]:
+def _policy_info(config: Train, env: Any) -> dict[str, Any]:
     """Where a policy is at home."""
+    discrete = getattr(env, "discrete", False)
     return {
         "env": config.env,
-        "backend": getattr(env.env, "backend", None),
+        "backend": getattr(env, "backend", None),
         "algo": config.algo,
         "optimizer": config.optimizer,
-        "observation_size": env.env.observation_size,
-        "action_size": env.env.action_size,
-        "action_range": [-1.0, 1.0],
-        "dt": env.env.dt,
-        "episode_length": env.time_limit,
+        "observation_size": env.observation_size,
+        "action_size": env.action_size,
+        "action_range": [0, env.action_size - 1] if discrete else [-1.0, 1.0],
+        "dt": env.dt,
+        "episode_length": env.episode_length,
     }

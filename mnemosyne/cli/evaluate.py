@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
+
+if TYPE_CHECKING:
+    from robotics.algorithm import Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +42,9 @@ def run(config: Evaluate) -> dict[str, Any]:
 
     from mnemosyne.cli.build import build
     from mnemosyne.cli.train import read_config
+    from envs.api import HostEnv
     from robotics import result
-    from robotics.evaluate import make_evaluate, random_policy
+    from robotics.evaluate import make_player, random_policy
     from robotics.run_folder import find_run, plain
 
     if config.num_episodes < 1:
@@ -54,13 +58,16 @@ def run(config: Evaluate) -> dict[str, Any]:
     count = jax.tree.leaves(params)[0].shape[0]
     key = jax.random.fold_in(jax.random.key(config.seed), _STREAM)
     keys = jax.random.split(key, count)
-    play = make_evaluate(built.env, built.algorithm.policy, config.num_episodes)
-    episodes = jax.device_get(jax.jit(jax.vmap(play))(params, keys))
-    entry = result.evaluation(about["env_steps"], episodes)
-    policy = random_policy(built.env.env.action_size)
-    play_random = make_evaluate(built.env, policy, config.num_episodes)
-    episodes = jax.device_get(jax.jit(play_random)(None, keys[0]))
-    random = result.evaluation(0, {name: value[None] for name, value in episodes.items()})
+    env = built.env if isinstance(built.env, HostEnv) else built.env.env
+    uniform = random_policy(env.action_size, getattr(env, "discrete", False))
+
+    def play(policy: Policy, params: Any, keys: Any) -> dict[str, Any]:
+        player = make_player(built.env, policy, config.num_episodes)
+        player = player if isinstance(built.env, HostEnv) else jax.jit(player)
+        return jax.device_get(player(params, keys))
+
+    entry = result.evaluation(about["env_steps"], play(built.algorithm.policy, params, keys))
+    random = result.evaluation(0, play(uniform, None, keys[:1]))
     fields = result.summarize([entry], random, [True] * count)
     fields.pop("failed")  # needs the history of the run
     measured = plain({"run": folder, "env": train.env, **about, **fields})

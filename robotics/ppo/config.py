@@ -142,9 +142,21 @@ _PRESETS: dict[str, dict[str, object]] = {
     "brax:hopper": {"normalize_rewards": True},
 }
 
+_FAMILY_PRESETS: dict[str, dict[str, object]] = {
+    # The usual recipe for Gymnasium's bodies, where env steps are dear: many small updates of each
+    # rollout of 2048 steps (Huang et al. 2022, "The 37 implementation details of PPO", ICLR blog).
+    "gym": {
+        "num_envs": 16,
+        "unroll_length": 128,
+        "num_minibatches": 32,
+        "num_updates_per_batch": 10,
+        "normalize_rewards": True,
+    },
+}
+
 
 def presets(env_name: str, **changes: object) -> PPOConfig:
-    """Settings for an environment; the defaults where none were tuned for it.
+    """Settings for an environment or its family; the defaults where there are none for either.
 
     Args:
       env_name: registry name, such as ``"brax:hopper"``.
@@ -154,5 +166,6 @@ def presets(env_name: str, **changes: object) -> PPOConfig:
       >>> presets("brax:hopper", num_timesteps=500_000).total_env_steps
       491520
     """
-    fields = _PRESETS.get(env_name, {}) | changes
+    family = env_name.partition(":")[0]
+    fields = _PRESETS.get(env_name, _FAMILY_PRESETS.get(family, {})) | changes
     return PPOConfig(**fields)  # pyright: ignore[reportArgumentType]

@@ -18,8 +18,8 @@ class Minibatch(NamedTuple):
 
     Attributes:
       obs: normalized observation.
-      raw_action: action before tanh.
-      log_prob: log-density of the action when it was taken.
+      raw_action: action before tanh, or the number of the choice.
+      log_prob: log-density (or log-probability) of the action when it was taken.
       advantage: how much better than expected it was.
       target: what the value network should say.
     """
@@ -32,7 +32,7 @@ class Minibatch(NamedTuple):
 
 
 def compute_ppo_loss(
-    params: networks.Params, minibatch: Minibatch, config: PPOConfig
+    params: networks.Params, minibatch: Minibatch, config: PPOConfig, discrete: bool = False
 ) -> tuple[Float[Array, ""], Metrics]:
     """Policy loss + value_cost * value loss - entropy_cost * entropy.
 
@@ -44,20 +44,21 @@ def compute_ppo_loss(
       params: ``{"policy": ..., "value": ...}``.
       minibatch: the samples.
       config: settings.
+      discrete: whether actions are choices.
 
     Returns:
       The loss, and scalars ``policy_loss``, ``v_loss`` (weighted), ``entropy_loss`` (weighted),
-      ``entropy``, ``kl``, ``clip_fraction``, ``std``.
+      ``entropy``, ``kl``, ``clip_fraction`` and, where actions have one, ``std``.
     """
-    mean, std = networks.apply_policy(params["policy"], minibatch.obs, config.network)
-    log_ratio = distributions.log_prob(mean, std, minibatch.raw_action) - minibatch.log_prob
+    policy = networks.apply_distribution(params["policy"], minibatch.obs, config.network, discrete)
+    log_ratio = policy.log_prob(minibatch.raw_action) - minibatch.log_prob
     ratio = jnp.exp(log_ratio)
     eps = config.clipping_epsilon
     clipped = jnp.clip(ratio, 1.0 - eps, 1.0 + eps)
     policy_loss = -jnp.mean(jnp.minimum(ratio * minibatch.advantage, clipped * minibatch.advantage))
     values = networks.apply_value(params["value"], minibatch.obs, config.network)
     v_loss = config.value_cost * jnp.mean(jnp.square(values - minibatch.target))
-    entropy = jnp.mean(distributions.entropy(mean, std))
+    entropy = jnp.mean(policy.entropy())
     entropy_loss = -config.entropy_cost * entropy
     scalars = {
         "policy_loss": policy_loss,
@@ -68,8 +69,9 @@ def compute_ppo_loss(
         # to 1.
         "kl": jnp.mean(jnp.expm1(log_ratio) - log_ratio),
         "clip_fraction": jnp.mean((jnp.abs(ratio - 1.0) > eps).astype(jnp.float32)),
-        "std": jnp.mean(std),
     }
+    if isinstance(policy, distributions.TanhNormal):
+        scalars["std"] = jnp.mean(policy.std)
     return policy_loss + v_loss + entropy_loss, scalars
 
 
