@@ -23,10 +23,11 @@ from envs.api import Env, EpisodeWrapper, HostEnv, State
 if TYPE_CHECKING:
     import gymnasium
 
+_Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 _NUM_SEEDS = 2**32
 
 
-def make_vector_env(env: Env, num_envs: int, episode_length: int | None = None) -> Any:
+def make_vector_env(env: Env | HostEnv, num_envs: int, episode_length: int | None = None) -> Any:
     """``num_envs`` copies of a JAX environment as a ``gymnasium.vector.VectorEnv``.
 
     Args:
@@ -49,7 +50,7 @@ def make_vector_env(env: Env, num_envs: int, episode_length: int | None = None) 
     return _vector_class()(env, num_envs, episode_length)
 
 
-def make_single_env(env: Env, episode_length: int | None = None) -> Any:
+def make_single_env(env: Env | HostEnv, episode_length: int | None = None) -> Any:
     """A JAX environment as a ``gymnasium.Env``; arguments as for :func:`make_vector_env`.
 
     A call for every step of one environment is slow: prefer :func:`make_vector_env`.
@@ -151,7 +152,7 @@ def _vector_class() -> Any:
             self._state, self._keys = self._programs.start(self._keys)
             return np.array(self._state.obs), {}
 
-        def step(self, actions: Any) -> tuple[np.ndarray, ...]:
+        def step(self, actions: Any) -> _Step:
             if self._state is None:
                 raise ValueError(f"{self.env.name!r} must be reset before its first step.")
             actions = np.asarray(actions, np.float32)
@@ -206,18 +207,22 @@ def _single_class() -> Any:
             self._vector = _vector_class()(env, 1, episode_length)
             self.observation_space = self._vector.single_observation_space
             self.action_space = self._vector.single_action_space
+            self._waiting: np.ndarray | None = None  # first observation of an episode to come
 
         def reset(
             self, *, seed: int | None = None, options: dict[str, Any] | None = None
         ) -> tuple[np.ndarray, dict[str, Any]]:
             super().reset(seed=seed)
-            obs, infos = self._vector.reset(seed=seed, options=options)
-            return obs[0], infos
+            waiting, self._waiting = self._waiting, None
+            if waiting is not None and seed is None:
+                return waiting, {}
+            return self._vector.reset(seed=seed, options=options)[0][0], {}
 
         def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
             obs, reward, terminated, truncated, infos = self._vector.step(np.asarray(action)[None])
-            ended = bool(terminated[0] or truncated[0])
-            obs = infos["final_obs"][0] if ended else obs[0]
-            return obs, float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
+            seen = obs[0]
+            if terminated[0] or truncated[0]:
+                seen, self._waiting = infos["final_obs"][0], obs[0]
+            return seen, float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
 
     return JaxEnv

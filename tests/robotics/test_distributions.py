@@ -58,3 +58,33 @@ def test_entropy_agrees_with_a_numerical_integral(mean, std, tolerance):
     expected = -np.sum(normal * np.log(_density(u, mean, std) + 1e-300)) * (u[1] - u[0])
     actual = distributions.entropy(jnp.full((1,), mean), jnp.full((1,), std))
     assert abs(float(actual) - expected) < tolerance
+
+
+def test_categorical_agrees_with_a_softmax_by_hand():
+    logits = np.array([[0.0, 1.0, -2.0], [3.0, 3.0, 3.0]])
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    policy = distributions.Categorical(jnp.asarray(logits, jnp.float32))
+    raw = jnp.array([[2.0], [0.0]])
+    np.testing.assert_allclose(
+        policy.log_prob(raw), np.log([chances[0, 2], chances[1, 0]]), rtol=1e-5
+    )
+    np.testing.assert_allclose(policy.entropy(), -(chances * np.log(chances)).sum(1), rtol=1e-5)
+    assert policy.action(policy.mode()).tolist() == [1, 0]
+
+
+def test_categorical_samples_with_its_probabilities():
+    logits = jnp.log(jnp.array([0.7, 0.1, 0.2]))
+    noise = distributions.draw_noise(jax.random.key(0), (20_000, 3), True)
+    policy = distributions.Categorical(jnp.broadcast_to(logits, (20_000, 3)))
+    raw = policy.sample(noise)
+    assert raw.shape == (20_000, distributions.raw_size(3, True)) and raw.dtype == jnp.float32
+    shares = np.bincount(np.asarray(policy.action(raw))) / 20_000
+    np.testing.assert_allclose(shares, [0.7, 0.1, 0.2], atol=0.015)  # 5 sigma are 0.016
+
+
+def test_categorical_gradient_raises_the_probability_of_what_was_chosen():
+    def log_prob(logits):
+        return distributions.Categorical(logits).log_prob(jnp.array([1.0]))
+
+    gradient = jax.grad(log_prob)(jnp.zeros(4))
+    np.testing.assert_allclose(gradient, [-0.25, 0.75, -0.25, -0.25], rtol=1e-6)
