@@ -72,7 +72,7 @@ def _run(
     try:
         steps.append(batch.reset(seeds))
         for action in actions:
-            steps.append(batch.step(action))
+            steps.append(batch.step(action))  # noqa: PERF401 - keeps what came before a failure
     finally:
         batch.close()
 

@@ -2,9 +2,9 @@
 """Our JAX environments for Gymnasium's users: a ``VectorEnv`` of many, or an ``Env`` of one.
 
 Episodes that end are restarted in the same step (``AutoresetMode.SAME_STEP``) by a full reset with
-keys of their own; the observation before it is in ``infos["final_obs"]``. Termination and time limit
-are told apart. An environment of a batch that was reset with seed s does what a single one that was
-reset with s does.
+keys of their own; the observation before it is in ``infos["final_obs"]``. Termination and time
+limit are told apart. An environment of a batch that was reset with seed s does what a single one
+that was reset with s does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Key
 from envs.api import Env, EpisodeWrapper, HostEnv, State
 
 if TYPE_CHECKING:
-    import gymnasium
+    pass
 
 _Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 _NUM_SEEDS = 2**32

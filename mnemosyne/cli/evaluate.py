@@ -40,9 +40,9 @@ def run(config: Evaluate) -> dict[str, Any]:
     """
     import jax
 
+    from envs.api import HostEnv
     from mnemosyne.cli.build import build
     from mnemosyne.cli.train import read_config
-    from envs.api import HostEnv
     from robotics import result
     from robotics.evaluate import make_player, random_policy
     from robotics.run_folder import find_run, plain

@@ -268,9 +268,7 @@ def _update(
     raw_size = distributions.raw_size(action_size, setup.discrete)
     minibatch = _unpack(rows, observation_size, raw_size)
     gradient = jax.value_and_grad(compute_ppo_loss, has_aux=True)
-    (loss, scalars), grads = gradient(
-        learner.params, minibatch, setup.config, setup.discrete
-    )
+    (loss, scalars), grads = gradient(learner.params, minibatch, setup.config, setup.discrete)
     extras = known | {
         "value": loss,
         "kl": scalars["kl"],
@@ -284,9 +282,7 @@ def _update(
     return _Learner(params, opt_state, learner.updates + 1, last), scalars | {"loss": loss}
 
 
-def _unpack(
-    rows: Float[Array, "batch columns"], observation_size: int, raw_size: int
-) -> Minibatch:
+def _unpack(rows: Float[Array, "batch columns"], observation_size: int, raw_size: int) -> Minibatch:
     """Names for the columns of the sample matrix."""
     ends = observation_size, observation_size + raw_size
     obs, raw_action, rest = jnp.split(rows, ends, axis=-1)

@@ -15,11 +15,12 @@ from envs.registry import describe, list_envs, make
 
 gymnasium = pytest.importorskip("gymnasium")
 
-# What later tests make of these is never a policy: names are enough for the bodies held out.
+# Bodies held out are listed, never made.
 _LISTED = [
     name
     for name in list_envs()
-    if name.startswith("gym:") and not any(body in name for body in ("Ant", "Human", "Swim", "Walk"))
+    if name.startswith("gym:")
+    and not any(body in name for body in ("Ant", "Human", "Swim", "Walk"))
 ]
 
 
@@ -40,7 +41,7 @@ def test_make_gives_what_describe_promises(name):
 
 @pytest.mark.parametrize("name", ["gym:CartPole-v1", "gym:Pendulum-v1", "gym:HalfCheetah-v5"])
 def test_batch_steps_like_gymnasium_by_hand(name):
-    """Observation, reward, flags, the observation before a restart; actions mapped to the bounds."""
+    """Observation, reward, flags, observation before a restart; actions mapped to the bounds."""
     env = make(name, episode_length=12, num_workers=1)
     batch, actions = env.start(3), _actions(env, 30)
     plain = [gymnasium.make(name[4:], max_episode_steps=12) for _ in range(3)]
@@ -124,7 +125,9 @@ class _Shaped(gymnasium.Env):
 
     def __init__(self, discrete=False, action=None, obs=None):
         spaces = gymnasium.spaces
-        self.observation_space = spaces.Discrete(4, start=2) if discrete else spaces.Box(0, 9, (2, 3))
+        self.observation_space = (
+            spaces.Discrete(4, start=2) if discrete else spaces.Box(0, 9, (2, 3))
+        )
         self.action_space = (
             spaces.Discrete(3, start=-1)
             if discrete

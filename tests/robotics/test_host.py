@@ -262,7 +262,10 @@ def test_first_update_of_a_rollout_has_ratio_one():
 
     def update(grads, state, params=None, **extras):
         seen, count = state
-        return jax.tree.map(lambda g: -0.05 * g, grads), (seen.at[count].set(extras["kl"]), count + 1)
+        return jax.tree.map(lambda g: -0.05 * g, grads), (
+            seen.at[count].set(extras["kl"]),
+            count + 1,
+        )
 
     optimizer = optax.GradientTransformationExtraArgs(init, update)
     for env in (ChoiceHost(), CountingHost()):
