@@ -31,4 +31,6 @@ def run(config: Envs) -> dict[str, Any]:
         backends = ", ".join(row["backends"]) or "-"
         sizes = f"{row['observation_size']:>4}  {row['action_size']:>4}"
         print(f"{row['name']:<{width}}  {sizes}  {here:<9}  {backends}")
+    for family, title in envs.open_families().items():
+        print(f"{family}:<id> takes any id of {title}, those above are some")
     return {"envs": rows}

@@ -81,6 +81,10 @@ def _groups(config: Train) -> dict:
     [
         (["--env", "brax:hoper"], "'brax:hopper'"),
         (["--env", "probe:acton"], "'probe:action'"),
+        (["--env", "gym:CartPol-v1"], "the nearest valid one is 'gym:CartPole-v1'"),
+        (["--env", "gym:Blackjack-v1"], "observations of the space Tuple"),
+        (["--env", "gym:CartPole-v1", "--backend", "mjx"], "has no backend to choose"),
+        (["--env", "gym:CartPole-v1", "--algo", "es"], "--algo es needs an environment that runs"),
         (["--optimizer", "adan"], "unknown optimizer 'adan'; the nearest valid one is 'adam'"),
         (["--optimizer", "mnemosine"], "nearest valid one is 'mnemosyne'"),
         (["--optimizer", "optax:nope"], "'optax:nope'"),
