@@ -120,7 +120,7 @@ class Categorical(NamedTuple):
         """Log-probability of a raw action."""
         log_probs = jax.nn.log_softmax(self.logits)
         # A sum over a one-hot row: its gradient is a product, that of indexing a scatter.
-        chosen = jax.nn.one_hot(raw[..., 0], log_probs.shape[-1], dtype=log_probs.dtype)
+        chosen = jax.nn.one_hot(self.action(raw), log_probs.shape[-1], dtype=log_probs.dtype)
         return jnp.sum(log_probs * chosen, axis=-1)
 
     def entropy(self) -> Float[Array, "*batch"]:
