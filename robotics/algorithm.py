@@ -66,8 +66,9 @@ class Policy(NamedTuple):
     spec: dict[str, Any]
 
 
-HostEpoch = Callable[[TrainState, Callable[[], None]], tuple[TrainState, Metrics]]
-"""``epoch(state, tick)``: one chunk of all seeds; calls ``tick`` now and then while it lasts."""
+HostEpoch = Callable[[TrainState, Callable[[], None]], tuple[TrainState, dict[str, Array]]]
+"""``epoch(state, tick)``: one chunk and its metrics, of all seeds (a leading axis); calls ``tick`` now
+and then while it lasts."""
 
 
 class Algorithm(NamedTuple):

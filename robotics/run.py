@@ -24,7 +24,7 @@ from jaxtyping import Array, Key, PyTree
 
 from envs.api import EpisodeWrapper, HostEnv
 from robotics import limits, programs, result, run_folder
-from robotics.algorithm import Algorithm, HostAlgorithm, Metrics, Policy
+from robotics.algorithm import Algorithm, HostAlgorithm, Policy
 from robotics.checkpoint import Checkpointer
 from robotics.evaluate import make_player, random_policy
 from robotics.export import export_policy
@@ -235,7 +235,7 @@ class _Loop:
         if isinstance(self.algorithm, HostAlgorithm):
             host_epoch, seconds = self.algorithm.open(state)
 
-            def epoch(state: PyTree) -> tuple[PyTree, Metrics]:
+            def epoch(state: PyTree) -> tuple[PyTree, dict[str, Array]]:
                 started = time.perf_counter()
                 return host_epoch(state, lambda: self.live(progress, started))
 

@@ -81,7 +81,7 @@ def _open(setup: Setup, env: HostEnv, state: TrainState) -> tuple[HostEpoch, flo
     compiled, seconds = _compile(setup, state)
     runner = _Runner(env.start(num_seeds * num_envs), env_seeds(state.key, num_envs))
 
-    def epoch(state: TrainState, tick: Callable[[], None]) -> tuple[TrainState, Metrics]:
+    def epoch(state: TrainState, tick: Callable[[], None]) -> tuple[TrainState, dict[str, Array]]:
         last = jax.vmap(lambda one: learn.no_update_yet(setup, one))(state)
         rows = []
         for _ in range(setup.config.rollouts_per_epoch):
