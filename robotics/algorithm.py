@@ -67,7 +67,7 @@ class Policy(NamedTuple):
 
 
 HostEpoch = Callable[[TrainState, Callable[[], None]], tuple[TrainState, dict[str, Array]]]
-"""``epoch(state, tick)``: one chunk and its metrics, of all seeds (a leading axis); calls ``tick`` now
+"""``epoch(state, tick)``: a chunk and its metrics, of all seeds (a leading axis); calls ``tick`` now
 and then while it lasts."""
 
 
