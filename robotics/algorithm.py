@@ -67,8 +67,8 @@ class Policy(NamedTuple):
 
 
 HostEpoch = Callable[[TrainState, Callable[[], None]], tuple[TrainState, dict[str, Array]]]
-"""``epoch(state, tick)``: a chunk and its metrics, of all seeds (a leading axis); calls ``tick`` now
-and then while it lasts."""
+"""``epoch(state, tick)``: a chunk and its metrics, of all seeds (a leading axis); calls ``tick``
+now and then while it lasts."""
 
 
 class Algorithm(NamedTuple):
