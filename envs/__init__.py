@@ -7,6 +7,15 @@ first ``make`` that needs it.
 """
 
 from envs.api import Env, EpisodeWrapper, State
-from envs.registry import EnvInfo, describe, list_envs, make
+from envs.registry import EnvInfo, describe, list_envs, make, open_families
 
-__all__ = ["Env", "EnvInfo", "EpisodeWrapper", "State", "describe", "list_envs", "make"]
+__all__ = [
+    "Env",
+    "EnvInfo",
+    "EpisodeWrapper",
+    "State",
+    "describe",
+    "list_envs",
+    "make",
+    "open_families",
+]

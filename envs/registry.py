@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Environments by name: ``brax:hopper``, ``control:pendulum``, ``probe:value``, ...
+"""Environments by name: ``brax:hopper``, ``playground:CheetahRun``, ``mujoco:robot.xml``, ...
 
 A name is ``family:task``. Names, sizes and what has to be installed are known without importing any
-simulator; an adapter is imported when one of its environments is made.
+simulator; an adapter is imported when one of its environments is made. The tasks of an *open*
+family are a user's own, so that they are not listed and their sizes are known only when made.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 from envs._errors import nearest, unknown
@@ -24,40 +26,129 @@ class EnvInfo:
 
     Attributes:
       name: the registry name, ``family:task``.
-      observation_size: number of observation entries.
-      action_size: number of action entries.
+      observation_size: number of observation entries; ``None`` if only making it would tell.
+      action_size: number of action entries; ``None`` likewise.
       backends: physics backends to choose from, the default first; empty where there is nothing to
         choose.
       extra: the extra that installs what it needs; empty if nothing beyond the core is needed.
       installed: whether ``make`` can work on this machine.
+      lacks: what is missing for that: ``"package"``, ``"assets"`` (files of robots), or nothing.
     """
 
     name: str
-    observation_size: int
-    action_size: int
+    observation_size: int | None
+    action_size: int | None
     backends: tuple[str, ...]
     extra: str
     installed: bool
+    lacks: str
 
 
 @dataclasses.dataclass(frozen=True)
 class _Family:
-    """What one adapter module makes; ``sizes`` maps a task to (observation, action) size."""
+    """What one adapter module makes; ``sizes`` maps a task to (observation, action) size.
+
+    ``own`` says what a task of an open family looks like. ``assets`` is a folder inside the package
+    ``needs`` without which the tasks in ``need_assets`` cannot be made, ``get_assets`` how a user
+    gets it.
+    """
 
     module: str
     title: str
-    sizes: dict[str, tuple[int, int]]
+    sizes: dict[str, tuple[int | None, int | None]]
     backends: tuple[str, ...] = ()
     only_backends: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     needs: str = ""
     extra: str = ""
+    own: str = ""
+    assets: str = ""
+    need_assets: frozenset[str] = frozenset()
+    get_assets: str = ""
 
     def backends_of(self, task: str) -> tuple[str, ...]:
         return self.only_backends.get(task, self.backends)
 
-    def installed(self) -> bool:
-        return not self.needs or importlib.util.find_spec(self.needs) is not None
+    def lacks(self, task: str) -> str:
+        """``"package"``, ``"assets"`` or nothing; imports nothing."""
+        folders = _folders(self.needs)
+        if self.needs and not folders:
+            return "package"
+        if task in self.need_assets and not any((each / self.assets).is_dir() for each in folders):
+            return "assets"
+        return ""
 
+
+def _folders(package: str) -> list[Path]:
+    """Where ``package`` or ``package.part`` lies; empty if it is not installed."""
+    name, *parts = package.split(".")
+    found = importlib.util.find_spec(name) if name else None
+    # The parts are looked up as folders: asking for ``package.part`` would import ``package``.
+    places = found.submodule_search_locations or () if found else ()
+    folders = [Path(place, *parts) for place in places]
+    return [folder for folder in folders if folder.is_dir()]
+
+
+_UNKNOWN = (None, None)
+
+# Of tasks whose observation is a dict, the size of its entry ``state``.
+_PLAYGROUND = {
+    "AcrobotSwingup": (6, 1),
+    "AcrobotSwingupSparse": (6, 1),
+    "BallInCup": (8, 2),
+    "CartpoleBalance": (5, 1),
+    "CartpoleBalanceSparse": (5, 1),
+    "CartpoleSwingup": (5, 1),
+    "CartpoleSwingupSparse": (5, 1),
+    "CheetahRun": (17, 6),
+    "FingerSpin": (9, 2),
+    "FingerTurnEasy": (12, 2),
+    "FingerTurnHard": (12, 2),
+    "FishSwim": (24, 5),
+    "HopperHop": (15, 4),
+    "HopperStand": (15, 4),
+    "HumanoidRun": (67, 21),
+    "HumanoidStand": (67, 21),
+    "HumanoidWalk": (67, 21),
+    "PendulumSwingup": (3, 1),
+    "PointMass": (4, 2),
+    "ReacherEasy": (6, 2),
+    "ReacherHard": (6, 2),
+    "SwimmerSwimmer6": (25, 5),
+    "WalkerRun": (24, 6),
+    "WalkerStand": (24, 6),
+    "WalkerWalk": (24, 6),
+}
+_PLAYGROUND_ROBOTS = {
+    "AeroCubeRotateZAxis": _UNKNOWN,
+    "AlohaHandOver": (83, 14),
+    "AlohaSinglePegInsertion": (82, 14),
+    "ApolloJoystickFlatTerrain": (112, 32),
+    "BarkourJoystick": _UNKNOWN,
+    "BerkeleyHumanoidJoystickFlatTerrain": (52, 12),
+    "BerkeleyHumanoidJoystickRoughTerrain": (52, 12),
+    "G1JoystickFlatTerrain": (103, 29),
+    "G1JoystickRoughTerrain": (103, 29),
+    "Go1Footstand": (45, 12),
+    "Go1Getup": (42, 12),
+    "Go1Handstand": (45, 12),
+    "Go1JoystickFlatTerrain": (48, 12),
+    "Go1JoystickRoughTerrain": (48, 12),
+    "H1InplaceGaitTracking": (186, 19),
+    "H1JoystickGaitTracking": (113, 19),
+    "LeapCubeReorient": (57, 16),
+    "LeapCubeRotateZAxis": (32, 16),
+    "Op3Joystick": (147, 20),
+    "PandaOpenCabinet": _UNKNOWN,
+    "PandaPickCube": _UNKNOWN,
+    "PandaPickCubeCartesian": _UNKNOWN,
+    "PandaPickCubeOrientation": _UNKNOWN,
+    "PandaRobotiqPushCube": (48, 7),
+    "SpotFlatTerrainJoystick": (81, 12),
+    "SpotGetup": (30, 12),
+    "SpotJoystickGaitTracking": (69, 12),
+    "T1JoystickFlatTerrain": (85, 23),
+    "T1JoystickRoughTerrain": (85, 23),
+}
 
 _FAMILIES = {
     "brax": _Family(
@@ -91,6 +182,29 @@ _FAMILIES = {
             "pointmass": (4, 2),
         },
     ),
+    "mujoco": _Family(
+        module="envs.mujoco_env",
+        title="MuJoCo with MJX",
+        sizes={},
+        backends=("mjx",),
+        needs="mujoco.mjx",
+        extra="robotics",
+        own="path/to/model.xml",
+    ),
+    "playground": _Family(
+        module="envs.playground_env",
+        title="MuJoCo Playground",
+        sizes=_PLAYGROUND | _PLAYGROUND_ROBOTS,
+        backends=("mjx",),
+        needs="mujoco_playground",
+        extra="playground",
+        assets="external_deps/mujoco_menagerie",
+        need_assets=frozenset(_PLAYGROUND_ROBOTS),
+        get_assets=(
+            "python -c 'from mujoco_playground._src import mjx_env; "
+            "mjx_env.ensure_menagerie_exists()' downloads them"
+        ),
+    ),
     "probe": _Family(
         module="envs.probes",
         title="the probes",
@@ -109,6 +223,8 @@ _FAMILIES = {
 def list_envs() -> list[str]:
     """Every name that :func:`make` takes, installed or not, sorted within each family.
 
+    Those of :func:`open_families` come on top: they have as many names as users have robots.
+
     Example:
       >>> "brax:hopper" in list_envs()
       True
@@ -116,11 +232,21 @@ def list_envs() -> list[str]:
     return [f"{name}:{task}" for name, family in _FAMILIES.items() for task in sorted(family.sizes)]
 
 
+def open_families() -> list[str]:
+    """What the names of a user's own environments look like.
+
+    Example:
+      >>> "mujoco:path/to/model.xml" in open_families()
+      True
+    """
+    return [f"{name}:{family.own}" for name, family in _FAMILIES.items() if family.own]
+
+
 def describe(name: str) -> EnvInfo:
     """Sizes, backends and the needed extra of one environment, without importing its simulator.
 
     Args:
-      name: a name of :func:`list_envs`.
+      name: a name of :func:`list_envs`, or of an open family.
 
     Raises:
       ValueError: unknown name; the message names the nearest valid one.
@@ -130,14 +256,16 @@ def describe(name: str) -> EnvInfo:
       3
     """
     family, task = _find(name)
-    observation_size, action_size = family.sizes[task]
+    observation_size, action_size = family.sizes.get(task, _UNKNOWN)
+    lacks = family.lacks(task)
     return EnvInfo(
         name=name,
         observation_size=observation_size,
         action_size=action_size,
         backends=family.backends_of(task),
         extra=family.extra,
-        installed=family.installed(),
+        installed=not lacks,
+        lacks=lacks,
     )
 
 
@@ -145,10 +273,12 @@ def make(name: str, **options: Any) -> Env:
     """The environment called ``name``.
 
     Args:
-      name: ``family:task``, one of :func:`list_envs`.
-      **options: ``episode_length`` (default time limit, steps) for every family; ``backend`` for
-        ``brax``; the fields of the physics parameters for ``control``, such as ``gravity=3.7``. An
-        option that is ``None`` counts as absent.
+      name: ``family:task``, one of :func:`list_envs` or of an open family.
+      **options: ``episode_length`` (default time limit, steps) for every family; ``backend`` where
+        there is a choice; ``randomize``, a function ``(key, model) -> model`` or its
+        ``module:function`` (see :mod:`envs.randomization`), for ``brax``, ``mujoco`` and
+        ``playground``; the fields of the physics parameters for ``control``, such as
+        ``gravity=3.7``. An option that is ``None`` counts as absent.
 
     Returns:
       An environment as described by :class:`envs.api.Env`.
@@ -165,12 +295,23 @@ def make(name: str, **options: Any) -> Env:
     options = {option: value for option, value in options.items() if value is not None}
     if "backend" in options:
         _check_backend(name, options["backend"], family.backends_of(task))
-    if not family.installed():
-        raise ValueError(
-            f"{name!r} needs {family.title}, which is not installed: "
-            f'pip install "{_PACKAGE}[{family.extra}]".'
-        )
+    _check_installed(name, family, task)
     return importlib.import_module(family.module).make(task, **options)
+
+
+def _check_installed(name: str, family: _Family, task: str) -> None:
+    """Raises ValueError, with the remedy, if something that a task needs is missing."""
+    match family.lacks(task):
+        case "package":
+            raise ValueError(
+                f"{name!r} needs {family.title}, which is not installed: "
+                f'pip install "{_PACKAGE}[{family.extra}]".'
+            )
+        case "assets":
+            raise ValueError(
+                f"{name!r} needs files of its robot that {family.title} does not bring along: "
+                f"{family.get_assets}."
+            )
 
 
 def _check_backend(name: str, backend: str, valid: tuple[str, ...]) -> None:
@@ -184,7 +325,9 @@ def _check_backend(name: str, backend: str, valid: tuple[str, ...]) -> None:
 def _find(name: str) -> tuple[_Family, str]:
     """The family and the task of a name, or a ValueError that names the nearest one."""
     family, _, task = name.partition(":")
-    if family in _FAMILIES and task in _FAMILIES[family].sizes:
+    if family in _FAMILIES and (
+        task in _FAMILIES[family].sizes or (_FAMILIES[family].own and task)
+    ):
         return _FAMILIES[family], task
     raise unknown("environment", name, [_nearest_name(name)])
 
@@ -198,4 +341,4 @@ def _nearest_name(name: str) -> str:
     for candidate in list_envs():
         if candidate.partition(":")[2] == wanted:
             return candidate
-    return nearest(name, list_envs())
+    return nearest(name, [*list_envs(), *open_families()])

@@ -48,7 +48,12 @@ def build(config: Train) -> Built:
     from robotics.es import ESConfig, make_es
     from robotics.ppo import PPOConfig, make_ppo
 
-    inner = envs.make(config.env, backend=config.backend, episode_length=config.episode_length)
+    inner = envs.make(
+        config.env,
+        backend=config.backend,
+        episode_length=config.episode_length,
+        randomize=config.randomize,
+    )
     env = EpisodeWrapper(inner)
     counts = {"num_timesteps": config.num_timesteps, "num_evaluations": config.num_evaluations}
     make: Any
