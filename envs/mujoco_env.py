@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from envs import _mujoco, randomization
-from envs._errors import check_episode_length, nearest, refuse
+from envs._errors import check_episode_length, nearest, refuse, unknown
 from envs.api import State
 from envs.mujoco_task import Task, failures_told, load_task
 
@@ -147,6 +147,7 @@ class MujocoEnv:
 
 def make(
     task: str,
+    backend: str | None = None,
     episode_length: int | None = None,
     randomize: str | randomization.Randomize | None = None,
     **options: object,
@@ -156,6 +157,7 @@ def make(
     Args:
       task: ``path/to/model.xml``, or ``path/to/model.xml:Class`` where the file
         ``path/to/model.py`` holds more than one task.
+      backend: ``None`` or ``"mjx"``.
       episode_length: default time limit in environment steps, at least 1; ``None`` takes the
         task's.
       randomize: instead of the task's own :meth:`~envs.mujoco_task.Task.randomize`; a function
@@ -167,7 +169,9 @@ def make(
         actuator; a task that is missing, fails, or was made for another robot.
     """
     name = f"mujoco:{task}"
-    refuse(options, ["episode_length", "randomize"], name)
+    refuse(options, ["backend", "episode_length", "randomize"], name)
+    if backend not in (None, "mjx"):
+        raise unknown("backend", str(backend), ["mjx"], where=f" for {name!r}")
     path, class_name = _split(task)
     with _mujoco.no_messages():
         model = _read(path)
@@ -258,7 +262,8 @@ def _measured(env: MujocoEnv) -> MujocoEnv:
         declared, found = getattr(env.task, field), getattr(env, field)
         if declared is not None and declared != found:
             raise ValueError(
-                f"{type(env.task).__name__} declares {field} {declared}, but {env.name!r} has {found}."
+                f"{type(env.task).__name__} declares {field} {declared}, "
+                f"but {env.name!r} has {found}."
             )
     return env
 

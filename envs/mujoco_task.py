@@ -82,7 +82,7 @@ class Task:
         return {}
 
     def randomize(self, key: Key[Array, ""], model: Any) -> Any:
-        """The robot of one episode: ``model``, an ``mjx.Model``, with other masses, friction, ..."""
+        """The robot of one episode: an ``mjx.Model`` with other masses, friction, ..."""
         return model
 
 
