@@ -335,6 +335,8 @@ def _find(name: str) -> tuple[_Family, str]:
 def _nearest_name(name: str) -> str:
     """The valid name most like ``name``; an exact task counts first, as in ``hopper``."""
     family, _, task = name.partition(":")
+    if family in _FAMILIES and _FAMILIES[family].own:
+        return f"{family}:{_FAMILIES[family].own}"
     if family in _FAMILIES and task:
         return f"{family}:{nearest(task, sorted(_FAMILIES[family].sizes))}"
     wanted = (task or family).lower()
