@@ -9,6 +9,7 @@ give it few, ``<option iterations="4" ls_iterations="8"/>``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 from pathlib import Path
@@ -141,7 +142,7 @@ class MujocoEnv:
             metrics = {name: _scalar(value) for name, value in self.task.metrics(data).items()}
         return metrics | {"diverged": jnp.zeros((), jnp.float32)}
 
-    def _told(self, method: str) -> failures_told:
+    def _told(self, method: str) -> contextlib.AbstractContextManager[None]:
         return failures_told(f"{method} of {type(self.task).__name__} for {self.name!r}")
 
 

@@ -7,10 +7,11 @@ A task is a subclass of :class:`Task` in a Python file with the name of the mode
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import inspect
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -120,44 +121,38 @@ def load_task(path: Path, class_name: str, mj_model: Any) -> Task:
         return chosen(mj_model)
 
 
-class failures_told:  # noqa: N801 - a context manager, used like a function
+@contextlib.contextmanager
+def failures_told(what: str) -> Iterator[None]:
     """Turns whatever a user's code raises into one sentence that says where."""
-
-    def __init__(self, what: str):
-        self.what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception):
-            raise ValueError(f"{self.what} fails: {brief(error)}") from error
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{what} fails: {_brief(error)}") from error
 
 
-def brief(error: BaseException) -> str:
-    """Kind, first line of the message, and the innermost line of a user's file, of an error."""
+def _brief(error: Exception) -> str:
+    """Kind, first line of the message, and the innermost line of a task file, of an error."""
     lines = str(error).strip().splitlines()
     said = f"{type(error).__name__}: {lines[0].rstrip('.') if lines else ''}".rstrip(": ")
-    ours = Path(__file__).parent
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if _MODULES.get(frame.filename) and Path(frame.filename).parent != ours:
+        if frame.filename in _FILES:
             return f"{said} (line {frame.lineno} of {Path(frame.filename).name})."
     return f"{said}."
 
 
-_MODULES: dict[str, ModuleType] = {}  # by file, so that error messages know a user's files
+_FILES: set[str] = set()  # task files that were run, so that an error can name the line in them
 
 
 def _run(path: Path) -> ModuleType:
     """The module that a file makes; run anew each time, as it may have been edited."""
     file = str(path.resolve())
-    spec = importlib.util.spec_from_file_location(f"mujoco_task_{path.stem}", file)
-    assert spec is not None and spec.loader is not None  # the name ends in .py
-    module = importlib.util.module_from_spec(spec)
-    _MODULES[file] = module
-    sys.modules[spec.name] = module  # dataclasses look up the module that they are made in
+    module = ModuleType(f"mujoco_task_{path.stem}")
+    module.__file__ = file
+    _FILES.add(file)
+    sys.modules[module.__name__] = module  # dataclasses look up the module that they are made in
     with failures_told(f"The task file {str(path)!r}"):
-        spec.loader.exec_module(module)
+        # Not by an import: it would leave a folder with bytecode beside the user's file.
+        exec(compile(path.read_text(), file, "exec"), vars(module))
     return module
 
 

@@ -26,16 +26,24 @@ Randomize = Callable[[Key[Array, ""], Any], Any]
 
 INFO = "randomized"
 """Name in ``info`` under which the changed arrays travel."""
+_STREAM = 0x72_61_6E_64
 
 
 def draw(randomize: Randomize, key: Key[Array, ""], model: Any) -> dict[str, Array]:
     """The arrays of a model that a randomization changes, by their path.
 
     Raises:
-      ValueError: the randomization changes the structure of the model or the shape of an array.
+      ValueError: the randomization fails, or changes the structure of the model or the shape of an
+        array.
     """
-    # Apart from the key of the episode's start: the same start may meet another robot.
-    changed = randomize(jax.random.fold_in(key, 0x72_61_6E_64), model)
+    try:
+        # Apart from the key of the episode's start, which the environment splits in its own way.
+        changed = randomize(jax.random.fold_in(key, _STREAM), model)
+    except Exception as error:
+        said = str(error).strip().splitlines() or [""]
+        raise ValueError(
+            f"The randomization fails: {type(error).__name__}: {said[0].rstrip('.')}."
+        ) from error
     old, form = jax.tree_util.tree_flatten_with_path(model)
     new, new_form = jax.tree_util.tree_flatten_with_path(changed)
     if form != new_form:

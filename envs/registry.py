@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from envs._errors import nearest, unknown
+from envs._sizes import PLAYGROUND, PLAYGROUND_ROBOTS, UNKNOWN, Sizes
 from envs.api import Env
 
 _PACKAGE = "mnemosyne-optimizer"  # the distribution whose extras install the simulators
@@ -55,7 +56,7 @@ class _Family:
 
     module: str
     title: str
-    sizes: dict[str, tuple[int | None, int | None]]
+    sizes: dict[str, Sizes]
     backends: tuple[str, ...] = ()
     only_backends: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     needs: str = ""
@@ -87,68 +88,6 @@ def _folders(package: str) -> list[Path]:
     folders = [Path(place, *parts) for place in places]
     return [folder for folder in folders if folder.is_dir()]
 
-
-_UNKNOWN = (None, None)
-
-# Of tasks whose observation is a dict, the size of its entry ``state``.
-_PLAYGROUND = {
-    "AcrobotSwingup": (6, 1),
-    "AcrobotSwingupSparse": (6, 1),
-    "BallInCup": (8, 2),
-    "CartpoleBalance": (5, 1),
-    "CartpoleBalanceSparse": (5, 1),
-    "CartpoleSwingup": (5, 1),
-    "CartpoleSwingupSparse": (5, 1),
-    "CheetahRun": (17, 6),
-    "FingerSpin": (9, 2),
-    "FingerTurnEasy": (12, 2),
-    "FingerTurnHard": (12, 2),
-    "FishSwim": (24, 5),
-    "HopperHop": (15, 4),
-    "HopperStand": (15, 4),
-    "HumanoidRun": (67, 21),
-    "HumanoidStand": (67, 21),
-    "HumanoidWalk": (67, 21),
-    "PendulumSwingup": (3, 1),
-    "PointMass": (4, 2),
-    "ReacherEasy": (6, 2),
-    "ReacherHard": (6, 2),
-    "SwimmerSwimmer6": (25, 5),
-    "WalkerRun": (24, 6),
-    "WalkerStand": (24, 6),
-    "WalkerWalk": (24, 6),
-}
-_PLAYGROUND_ROBOTS = {
-    "AeroCubeRotateZAxis": _UNKNOWN,
-    "AlohaHandOver": (83, 14),
-    "AlohaSinglePegInsertion": (82, 14),
-    "ApolloJoystickFlatTerrain": (112, 32),
-    "BarkourJoystick": _UNKNOWN,
-    "BerkeleyHumanoidJoystickFlatTerrain": (52, 12),
-    "BerkeleyHumanoidJoystickRoughTerrain": (52, 12),
-    "G1JoystickFlatTerrain": (103, 29),
-    "G1JoystickRoughTerrain": (103, 29),
-    "Go1Footstand": (45, 12),
-    "Go1Getup": (42, 12),
-    "Go1Handstand": (45, 12),
-    "Go1JoystickFlatTerrain": (48, 12),
-    "Go1JoystickRoughTerrain": (48, 12),
-    "H1InplaceGaitTracking": (186, 19),
-    "H1JoystickGaitTracking": (113, 19),
-    "LeapCubeReorient": (57, 16),
-    "LeapCubeRotateZAxis": (32, 16),
-    "Op3Joystick": (147, 20),
-    "PandaOpenCabinet": _UNKNOWN,
-    "PandaPickCube": _UNKNOWN,
-    "PandaPickCubeCartesian": _UNKNOWN,
-    "PandaPickCubeOrientation": _UNKNOWN,
-    "PandaRobotiqPushCube": (48, 7),
-    "SpotFlatTerrainJoystick": (81, 12),
-    "SpotGetup": (30, 12),
-    "SpotJoystickGaitTracking": (69, 12),
-    "T1JoystickFlatTerrain": (85, 23),
-    "T1JoystickRoughTerrain": (85, 23),
-}
 
 _FAMILIES = {
     "brax": _Family(
@@ -194,12 +133,12 @@ _FAMILIES = {
     "playground": _Family(
         module="envs.playground_env",
         title="MuJoCo Playground",
-        sizes=_PLAYGROUND | _PLAYGROUND_ROBOTS,
+        sizes=PLAYGROUND | PLAYGROUND_ROBOTS,
         backends=("mjx",),
         needs="mujoco_playground",
         extra="playground",
         assets="external_deps/mujoco_menagerie",
-        need_assets=frozenset(_PLAYGROUND_ROBOTS),
+        need_assets=frozenset(PLAYGROUND_ROBOTS),
         get_assets=(
             "python -c 'from mujoco_playground._src import mjx_env; "
             "mjx_env.ensure_menagerie_exists()' downloads them"
@@ -256,7 +195,7 @@ def describe(name: str) -> EnvInfo:
       3
     """
     family, task = _find(name)
-    observation_size, action_size = family.sizes.get(task, _UNKNOWN)
+    observation_size, action_size = family.sizes.get(task, UNKNOWN)
     lacks = family.lacks(task)
     return EnvInfo(
         name=name,

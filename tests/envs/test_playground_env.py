@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("mujoco_playground")
 
 import envs
-from envs import playground_env, randomization, registry
+from envs import _sizes, playground_env, randomization, registry
 from envs.checker import check
 from envs.playground_env import PlaygroundEnv
 
@@ -186,7 +186,7 @@ def test_listed_tasks_are_playgrounds():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", sorted(registry._PLAYGROUND))
+@pytest.mark.parametrize("task", sorted(_sizes.PLAYGROUND))
 def test_sizes_of_every_control_task_are_as_listed(task):
     env, info = envs.make(f"playground:{task}"), envs.describe(f"playground:{task}")
     assert (env.observation_size, env.action_size) == (info.observation_size, info.action_size)
