@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
-import io
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -22,8 +20,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Key
 
+from envs import _mujoco, randomization
 from envs._errors import check_episode_length, refuse, unknown
 from envs.api import State
 
@@ -45,6 +44,7 @@ class BraxEnv:
       episode_length: default time limit in environment steps.
       dt: seconds of simulated time per environment step.
       brax_env: the wrapped ``brax.envs.PipelineEnv``.
+      randomize: draws the ``System`` of an episode, if it is to be drawn.
     """
 
     name: str
@@ -54,6 +54,7 @@ class BraxEnv:
     episode_length: int
     dt: float
     brax_env: Any
+    randomize: randomization.Randomize | None = None
 
     @property
     def system(self) -> Any:
@@ -67,15 +68,19 @@ class BraxEnv:
 
     def reset(self, key: Key[Array, ""]) -> State:
         """A fresh episode from a typed key; start position and velocity are drawn from it."""
-        with _quiet():
+        changed = {}
+        if self.randomize is not None:
+            changed = randomization.draw(self.randomize, key, self.system)
+        with _quiet(), self._system(changed):
             brax_state = self.brax_env.reset(jax.random.key_data(key))
-        return self._convert(brax_state, _strong(brax_state.pipeline_state))
+        return self._convert(brax_state, _mujoco.strong(brax_state.pipeline_state), changed)
 
     def step(self, state: State, action: Float[Array, " action"]) -> State:
         """One environment step (several simulator steps); actions in [-1, 1], unclipped."""
         from brax.envs.base import State as BraxState
 
         zero = jnp.zeros((), jnp.float32)
+        changed = state.info.get(randomization.INFO, {})
         before = BraxState(
             pipeline_state=state.physics,
             obs=state.obs,
@@ -84,12 +89,12 @@ class BraxEnv:
             # every later step too.
             done=zero,
             metrics=dict(state.metrics),
-            info=dict(state.info),
+            info={},
         )
-        with _quiet():
+        with _quiet(), self._system(changed):
             after = self.brax_env.step(before, action)
-        physics = jax.tree.map(_cast_like, after.pipeline_state, state.physics)
-        return self._convert(after, physics)
+        physics = jax.tree.map(_mujoco.cast_like, after.pipeline_state, state.physics)
+        return self._convert(after, physics, changed)
 
     def qpos(self, physics: Any) -> np.ndarray:
         """Generalized positions [..., nq] in MuJoCo's order, for the ``qpos`` of an ``MjData``."""
@@ -110,37 +115,38 @@ class BraxEnv:
           End points [segments, 2, 3] and radii [segments], in meters. A capsule or cylinder gives
           its axis, any other shape a segment of length 0; planes are left out.
         """
-        mujoco = _mujoco()
-        data = mujoco.MjData(self.model)
-        data.qpos[:] = self.qpos(physics)
-        mujoco.mj_kinematics(self.model, data)
-        types, sizes = self.model.geom_type, self.model.geom_size
-        drawn = types != mujoco.mjtGeom.mjGEOM_PLANE
-        long = (types == mujoco.mjtGeom.mjGEOM_CAPSULE) | (types == mujoco.mjtGeom.mjGEOM_CYLINDER)
-        # MuJoCo's capsules and cylinders lie along their own z axis; size is (radius, half length).
-        half = data.geom_xmat.reshape(-1, 3, 3)[:, :, 2] * np.where(long, sizes[:, 1], 0.0)[:, None]
-        ends = np.stack([data.geom_xpos - half, data.geom_xpos + half], axis=1)
-        return ends[drawn], sizes[drawn, 0].copy()
+        return _mujoco.segments(self.model, self.qpos(physics))
 
-    def _convert(self, brax_state: Any, physics: Any) -> State:
+    def _system(self, changed: dict[str, Array]) -> contextlib.AbstractContextManager[None]:
+        """Traces with the system of this episode."""
+        if not changed:
+            return contextlib.nullcontext()
+        system = randomization.put(self.system, changed)
+        return randomization.swapped(self.brax_env, "sys", system)
+
+    def _convert(self, brax_state: Any, physics: Any, changed: dict[str, Array]) -> State:
         """Our state from Brax's; ``physics`` is its pipeline state, already strongly typed."""
-        metrics = {name: _float32(value) for name, value in brax_state.metrics.items()}
+        metrics = {name: _mujoco.float32(value) for name, value in brax_state.metrics.items()}
         if "x_position" in metrics:
-            metrics["x_position"] = _float32(physics.x.pos[0, 0])
+            metrics["x_position"] = _mujoco.float32(physics.x.pos[0, 0])
         return State(
             physics=physics,
-            obs=_float32(brax_state.obs),
-            reward=_float32(brax_state.reward),
-            done=_float32(brax_state.done),
+            obs=_mujoco.float32(brax_state.obs),
+            reward=_mujoco.float32(brax_state.reward),
+            done=_mujoco.float32(brax_state.done),
             metrics=metrics,
             # Brax's only entry, ``time_out`` of inverted_pendulum, marks the fall, which is a
             # termination for us.
-            info={},
+            info={randomization.INFO: changed} if changed else {},
         )
 
 
 def make(
-    task: str, backend: str | None = None, episode_length: int | None = None, **options: object
+    task: str,
+    backend: str | None = None,
+    episode_length: int | None = None,
+    randomize: str | randomization.Randomize | None = None,
+    **options: object,
 ) -> BraxEnv:
     """The environment ``brax:<task>``.
 
@@ -149,13 +155,15 @@ def make(
       backend: physics backend; ``None`` takes ``"spring"`` (fast on a CPU), for ``swimmer`` its
         only one, ``"generalized"``.
       episode_length: default time limit in environment steps, at least 1; ``None`` takes 1000.
+      randomize: a function ``(key, system) -> system`` or its ``module:function``; ``None`` for the
+        same robot always.
       **options: none; refused with a sentence.
 
     Raises:
       ValueError: unknown task, backend or option.
     """
     name = f"brax:{task}"
-    refuse(options, ["backend", "episode_length"], name)
+    refuse(options, ["backend", "episode_length", "randomize"], name)
     if episode_length is None:
         episode_length = DEFAULT_EPISODE_LENGTH
     check_episode_length(episode_length, name)
@@ -163,7 +171,7 @@ def make(
     backend = valid[0] if backend is None else backend
     if backend not in valid:
         raise unknown("backend", backend, valid, where=f" for {name!r}")
-    with _quiet(), _no_messages():
+    with _quiet(), _mujoco.no_messages():
         brax_env = _build(task, backend)
         # ``eval_shape`` because Brax's own ``observation_size`` runs a whole reset, op by op.
         observation = jax.eval_shape(brax_env.reset, jax.random.PRNGKey(0)).obs
@@ -175,6 +183,7 @@ def make(
         episode_length=episode_length,
         dt=float(str(np.float32(brax_env.dt))),  # 0.008, not float32's 0.00800000037997961
         brax_env=brax_env,
+        randomize=randomization.load(randomize),
     )
 
 
@@ -199,25 +208,6 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _no_messages() -> Iterator[None]:
-    """Also swallows what importing MJX prints and what MuJoCo's C code says about Brax's models."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        mujoco = _mujoco()
-        handler = mujoco.get_mju_user_warning()
-        # Without a handler MuJoCo appends its warnings to a file in the current folder.
-        mujoco.set_mju_user_warning(lambda message: None)
-        try:
-            yield
-        finally:
-            mujoco.set_mju_user_warning(handler)
-
-
-def _mujoco() -> Any:
-    """The module, untyped: it fills its namespace in a way that type checkers cannot follow."""
-    return importlib.import_module("mujoco")
-
-
 def _repair_fluid() -> None:
     """Lets Brax 0.14's fluid forces run: they call ``jnp.clip(a_min=...)``, which JAX dropped."""
     from brax import fluid
@@ -233,18 +223,3 @@ def _repair_fluid() -> None:
             return jnp.maximum(array, a_min)
 
     fluid.jp = _OldClip()
-
-
-def _float32(value: Any) -> Float[Array, "..."]:
-    """A strongly typed float32 array; Brax returns Python floats for constant rewards."""
-    return jnp.asarray(value, jnp.float32)
-
-
-def _strong(tree: PyTree) -> PyTree:
-    """The same arrays without weak types."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), tree)
-
-
-def _cast_like(new: Any, old: Array) -> Array:
-    """``new`` in the dtype of ``old``, strongly typed."""
-    return jnp.asarray(new, old.dtype)

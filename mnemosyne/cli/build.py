@@ -48,7 +48,12 @@ def build(config: Train) -> Built:
     from robotics.es import ESConfig, make_es
     from robotics.ppo import PPOConfig, make_host_ppo, make_ppo
 
-    inner = envs.make(config.env, backend=config.backend, episode_length=config.episode_length)
+    inner = envs.make(
+        config.env,
+        backend=config.backend,
+        episode_length=config.episode_length,
+        randomize=config.randomize,
+    )
     on_host = isinstance(inner, HostEnv)
     env = inner if on_host else EpisodeWrapper(inner)
     if on_host and config.algo != "ppo":

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``mnemosyne envs``: environments, their sizes, and whether they can be used here."""
+"""``mnemosyne envs``: environments, their sizes, and whether they can be used here.
+
+The last lines show what the names of a user's own environments look like.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,21 @@ def run(config: Envs) -> dict[str, Any]:
 
     rows = [dataclasses.asdict(envs.describe(name)) for name in envs.list_envs()]
     rows = [row for row in rows if row["installed"] or not config.installed]
-    width = max((len(row["name"]) for row in rows), default=0)
-    print(f"{'name':<{width}}  {'obs':>4}  {'act':>4}  {'here':<9}  backends")
-    for row in rows:
-        here = "yes" if row["installed"] else f"[{row['extra']}]"
+    own = [dataclasses.asdict(envs.describe(name)) for name in envs.open_families()]
+    width = max(len(row["name"]) for row in rows + own)
+    print(f"{'name':<{width}}  {'obs':>4}  {'act':>4}  {'here':<12}  backends")
+    for row in rows + own:
         backends = ", ".join(row["backends"]) or "-"
-        sizes = f"{row['observation_size']:>4}  {row['action_size']:>4}"
-        print(f"{row['name']:<{width}}  {sizes}  {here:<9}  {backends}")
-    for family, title in envs.open_families().items():
-        print(f"{family}:<id> takes any id of {title}, those above are some")
-    return {"envs": rows}
+        sizes = f"{_size(row['observation_size'])}  {_size(row['action_size'])}"
+        print(f"{row['name']:<{width}}  {sizes}  {_here(row):<12}  {backends}")
+    return {"envs": rows, "own": own}
+
+
+def _size(size: int | None) -> str:
+    """A size, or a question mark where only making the environment would tell."""
+    return f"{'?' if size is None else size:>4}"
+
+
+def _here(row: dict[str, Any]) -> str:
+    """Whether an environment can be made here, and if not, what it wants."""
+    return {"": "yes", "package": f"[{row['extra']}]"}.get(row["lacks"], f"no {row['lacks']}")

@@ -36,6 +36,9 @@ class Train:
     """Physics backend of the environment; default: its own."""
     episode_length: int | None = None
     """Time limit of an episode in env steps, at least 1; default: the environment's own."""
+    randomize: str | None = None
+    """Another robot in every episode: module:function of a function (key, model) -> model, or
+    `default` for what MuJoCo Playground has for the environment."""
     algo: Literal["ppo", "es"] = "ppo"
     """Policy gradient (ppo) or evolution strategies (es)."""
     optimizer: str = "mnemosyne"
