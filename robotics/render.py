@@ -59,19 +59,44 @@ def render(
     """
     if not seconds > 0:
         raise ValueError(f"seconds is {seconds}; a video must be longer than 0 seconds")
-    dt = env.env.dt
-    num_steps = max(round(seconds / dt), 10)
-    skip = max(round(1.0 / (MAX_FPS * dt)), 1)
-    fps = min(1.0 / (dt * skip), MAX_FPS)
+    num_steps = max(round(seconds / env.env.dt), 10)
+    skip, fps = frame_rate(env.env.dt)
     physics, observations = _play(env, act, key, num_steps, skip)
+    return draw(env.env, physics, observations, fps, stem)
+
+
+def frame_rate(dt: float) -> tuple[int, float]:
+    """Steps of ``dt`` seconds between two frames, and frames per second, at most 30."""
+    skip = max(round(1.0 / (MAX_FPS * dt)), 1)
+    return skip, min(1.0 / (dt * skip), MAX_FPS)
+
+
+def draw(
+    body: Any, physics: PyTree, observations: Float[np.ndarray, "frames obs"], fps: float, stem: Path
+) -> Path:
+    """Draws frames in the best way that body and machine allow.
+
+    Args:
+      body: has the optional methods of the module docstring.
+      physics: its physics in every frame.
+      observations: what it observed.
+      fps: frames per second.
+      stem: path of the video without its ending.
+
+    Returns:
+      The file that was written.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
     stem.parent.mkdir(parents=True, exist_ok=True)
-    if getattr(env.env, "model", None) is not None and hasattr(env.env, "qpos"):
+    if getattr(body, "model", None) is not None and hasattr(body, "qpos"):
         try:
-            return _render_mujoco(env.env, physics, fps, stem)
+            return _render_mujoco(body, physics, fps, stem)
         except _CannotRenderError as reason:
             # The reader of a stick figure has a right to know why it is one.
             warnings.warn(f"the video is drawn by hand: {reason}", stacklevel=2)
-    return _write_gif(_draw(env.env, physics, observations), fps, stem.with_suffix(".gif"))
+    return _write_gif(_draw(body, physics, observations), fps, stem.with_suffix(".gif"))
 
 
 def _play(
