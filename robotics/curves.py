@@ -201,7 +201,7 @@ STATISTICS = {"iqm": iqm, "mean": mean}
 def bootstrap(
     values: Float[np.ndarray, "evaluations seeds"], statistic: Statistic
 ) -> tuple[Float[np.ndarray, " evaluations"], Float[np.ndarray, " evaluations"]]:
-    """Percentile 95 % interval of a statistic over seeds; whole curves are drawn, with literal seed.
+    """Percentile 95 % interval of a statistic over seeds, whose whole curves are drawn.
 
     Returns:
       Lower and upper ends.

@@ -111,7 +111,9 @@ def write_brax(folder: Path, policy: PolicyFile) -> Path:
     return written
 
 
-def run_brax(folder: Path, obs: Float[np.ndarray, "batch obs"]) -> Float[np.ndarray, "batch action"]:
+def run_brax(
+    folder: Path, obs: Float[np.ndarray, "batch obs"]
+) -> Float[np.ndarray, "batch action"]:
     """The deterministic actions of a written checkpoint, by Brax's own loader and functions.
 
     Raises:

@@ -99,7 +99,10 @@ def _model(policy: PolicyFile, action_range: tuple[float, float]) -> Any:
         made, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="mnemosyne"
     )
     about = {**policy.header, "action_range": list(action_range)}
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in about.items()
+    }
     helper.set_model_props(model, texts)
     return model
 
@@ -112,7 +115,10 @@ def _graph(
     graph.add("Sub", graph.constant("mean", tensors["normalizer/mean"]))
     graph.add("Div", graph.constant("std", tensors["normalizer/std"]))
     clip = network["obs_clip"]
-    bounds = (graph.constant("clip_low", np.array(-clip)), graph.constant("clip_high", np.array(clip)))
+    bounds = (
+        graph.constant("clip_low", np.array(-clip)),
+        graph.constant("clip_high", np.array(clip)),
+    )
     graph.add("Clip", *bounds)
     layers = mlp_layers(tensors, network)
     for i, (kernel, bias) in enumerate(layers):

@@ -72,7 +72,11 @@ def frame_rate(dt: float) -> tuple[int, float]:
 
 
 def draw(
-    body: Any, physics: PyTree, observations: Float[np.ndarray, "frames obs"], fps: float, stem: Path
+    body: Any,
+    physics: PyTree,
+    observations: Float[np.ndarray, "frames obs"],
+    fps: float,
+    stem: Path,
 ) -> Path:
     """Draws frames in the best way that body and machine allow.
 

@@ -20,19 +20,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from envs.api import EpisodeWrapper
 from robotics import limits, programs, result, run_folder
 from robotics.algorithm import Algorithm
 from robotics.checkpoint import Checkpointer
 from robotics.evaluate import make_evaluate, random_policy
-from robotics.export import export_policy
+from robotics.export import export_policy, flatten
 from robotics.monitor import RETURN, Monitor, duration
 
 _EVAL_STREAM = (
     0x6576616C  # keeps evaluation episodes apart from what training draws from the same seed
 )
+_HISTOGRAMS = 5  # between start and end of a run
 _WORK_COPIES = 3  # state, gradient and temporary copies: a lower bound on what a step needs
 
 
@@ -131,6 +132,7 @@ def train(
 
     Raises:
       Interrupted: after Ctrl-C; the last complete chunk is saved.
+      OSError: the folder is full, unwritable or gone; the message says what is saved.
       ValueError: damaged or foreign checkpoint, or too little memory.
     """
     template = state_template(algorithm, config)
@@ -142,12 +144,31 @@ def train(
         if begin is not None:
             begin()
         config.folder.mkdir(parents=True, exist_ok=True)
-        with Monitor(config.folder, config.seeds, resume_at, config.quiet) as monitor:
-            loop = _Loop(algorithm, env, config, checkpointer, monitor, dict(policy_info or {}))
-            state, progress = loop.start(restored)
-            with programs.interruptible(monitor.say) as interrupted:
-                state = loop.run(state, progress, interrupted)
-            return loop.finish(state, progress, optimizer)
+        try:
+            with Monitor(
+                config.folder, config.seeds, resume_at, config.quiet, settings=identity
+            ) as monitor:
+                loop = _Loop(algorithm, env, config, checkpointer, monitor, dict(policy_info or {}))
+                state, progress = loop.start(restored)
+                with programs.interruptible(monitor.say) as interrupted:
+                    state = loop.run(state, progress, interrupted)
+                return loop.finish(state, progress, optimizer)
+        except OSError as error:
+            raise OSError(_cannot_go_on(config.folder, checkpointer, error)) from error
+
+
+def _cannot_go_on(folder: Path, checkpointer: Checkpointer, error: OSError) -> str:
+    """Why a run that can no longer write has stopped, and what is left of it."""
+    why = error.strerror or str(error)
+    if error.filename and str(error.filename) not in why:
+        why = f"{why}: {error.filename}"
+    saved = checkpointer.steps()
+    if not saved:
+        return f"the run stopped: {why}; nothing of it was saved yet"
+    return (
+        f"the run stopped: {why}; all before {saved[-1]:,} env steps is saved, "
+        f"continue with --resume {folder}"
+    )
 
 
 class _Loop:
@@ -289,6 +310,7 @@ class _Loop:
             if name.startswith("training/"):  # telemetry may be undefined where training is well
                 finite = finite & np.isfinite(np.asarray(values, np.float64))
         self.warn_non_finite(progress, finite)
+        self.monitor.check()  # before an export brings a folder back that somebody has removed
         self.keep_best(params, progress, entry)
         scalars = metrics | {
             RETURN: entry["return"],
@@ -302,7 +324,20 @@ class _Loop:
             "eval/walltime": seconds,
         }
         self.monitor.record(progress.steps, scalars, host)
+        self.histograms(params, progress, episodes["episode_return"])
         self.say_line(progress, entry, host)
+
+    def histograms(
+        self, params: PyTree, progress: _Progress, returns: Float[np.ndarray, "seeds episodes"]
+    ) -> None:
+        """Distributions of returns and of the best seed's policy, some six times in a run."""
+        last = self.algorithm.num_epochs
+        if progress.epoch % max(last // _HISTOGRAMS, 1) and progress.epoch != last:
+            return
+        index = int(np.argmax(np.nan_to_num(returns.mean(axis=1), nan=-np.inf)))
+        one = flatten(jax.tree.map(lambda leaf: np.asarray(leaf[index]), params))
+        values = {f"histograms/policy/{name}": array for name, array in one.items()}
+        self.monitor.histograms(progress.steps, values | {"histograms/return": returns})
 
     def warn_non_finite(self, progress: _Progress, finite: np.ndarray) -> None:
         """Says once which seeds have become non-finite."""

@@ -50,7 +50,9 @@ def run(config: Export) -> dict[str, Any]:
     out = file.parent / f"policy.{config.format}" if config.out is None else config.out
     written, difference = _FORMATS[config.format](config, policy, out)
     if not difference <= TOLERANCE:
-        raise ValueError(f"{written} gives other actions than the policy, by up to {difference:.2g}")
+        raise ValueError(
+            f"{written} gives other actions than the policy, by up to {difference:.2g}"
+        )
     print(f"policy: {file}\nwritten: {written}")
     print(f"largest difference in {_OBSERVATIONS} actions: {difference:.2g}")
     return {"policy": file, "format": config.format, "out": written, "difference": difference}
