@@ -217,8 +217,14 @@ class Monitor:
         else:
             print(line, file=self._stream, flush=True)
 
-    def live(self, title: str, fraction: float, fields: Mapping[str, str]) -> None:
-        """Changes the live panel of a terminal; nothing where there is none."""
+    def live(self, title: str, fraction: float | None, fields: Mapping[str, str]) -> None:
+        """Changes the live panel of a terminal; nothing where there is none.
+
+        Args:
+          title: headline.
+          fraction: of the run that is done; ``None`` where the end is not known.
+          fields: what to show, by name.
+        """
         if self._panel is not None:
             self._panel.update(title, fraction, fields)
 

@@ -29,6 +29,7 @@ from robotics.checkpoint import Checkpointer
 from robotics.evaluate import make_evaluate, random_policy
 from robotics.export import export_policy, flatten
 from robotics.monitor import RETURN, Monitor, duration
+from robotics.panel import sparkline
 
 _EVAL_STREAM = (
     0x6576616C  # keeps evaluation episodes apart from what training draws from the same seed
@@ -188,6 +189,7 @@ class _Loop:
         self.keys = seed_keys(config)
         self.inference_params = jax.jit(jax.vmap(algorithm.inference_params))
         self.play: Callable[..., Any] | None = None
+        self.started, self.first_epoch = time.perf_counter(), 0
 
     def start(self, restored: Any) -> tuple[PyTree, _Progress]:
         """The first state, evaluated before it learns, or the restored one; with its record."""
@@ -199,6 +201,7 @@ class _Loop:
         progress = _Progress(env_steps=[0] * count, finite=[True] * count)
         started = time.perf_counter()
         self.monitor.say(f"compiling for {count} seed(s) ...")
+        self.monitor.live(str(self.config.folder), None, {"now": "compiling the evaluation"})
         init, seconds = programs.compile_timed(jax.vmap(self.algorithm.init), self.keys)
         progress.compile_s += seconds
         state = init(self.keys)
@@ -227,10 +230,12 @@ class _Loop:
         if progress.epoch >= self.algorithm.num_epochs:
             return state
         started = time.perf_counter()
+        self.monitor.live(str(self.config.folder), None, {"now": "compiling the training"})
         epoch, seconds = programs.compile_timed(jax.vmap(self.algorithm.epoch), state, donate=True)
         progress.compile_s += seconds
         self.monitor.say(f"compiled in {duration(progress.compile_s)}, training ...")
         walltime_s = progress.walltime_s
+        self.started, self.first_epoch = time.perf_counter(), progress.epoch
         while progress.epoch < self.algorithm.num_epochs:
             state = self.chunk(epoch, state, progress)
             progress.walltime_s = walltime_s + time.perf_counter() - started
@@ -264,28 +269,53 @@ class _Loop:
     def wait(self, metrics: Mapping[str, Array], progress: _Progress, started: float) -> None:
         """Waits for a chunk while the live line moves and Ctrl-C is heard."""
         marker: Any = next(iter(metrics.values()))
-        last = progress.history[-1]
+        curve = self.curve(progress)
+        number = f"{progress.epoch + 1} of {self.algorithm.num_epochs}"
+        usual = self.pace(progress) or float("inf")
         while not marker.is_ready():
             time.sleep(0.05)
             seconds = time.perf_counter() - started
-            now, random = np.mean(last["return"]), progress.random["return"][0]
-            number = f"{progress.epoch + 1} of {self.algorithm.num_epochs}"
-            fields = {
-                "env steps": f"{progress.steps:,}",
-                "return": f"{now:.4g} (random {random:.4g})",
+            fields = curve | {
                 "chunk": f"{number}, running for {duration(seconds)}",
                 "time left": self.eta(progress, seconds),
             }
-            done = progress.epoch / self.algorithm.num_epochs
+            done = (progress.epoch + min(seconds / usual, 1.0)) / self.algorithm.num_epochs
             self.monitor.live(str(self.config.folder), done, fields)
         jax.block_until_ready(metrics)
 
+    def curve(self, progress: _Progress) -> dict[str, str]:
+        """What the live panel shows of the evaluations so far."""
+        means = [float(np.mean(entry["return"])) for entry in progress.history]
+        fields = {
+            "env steps": f"{progress.steps:,}",
+            "return": f"{means[-1]:.4g}   best {max(means):.4g}   "
+            f"random {np.mean(progress.random['return']):.4g}",
+            "": sparkline(means),
+        }
+        if progress.train_s:
+            fields["speed"] = f"{sum(progress.env_steps) / progress.train_s:,.0f} env steps/s"
+        return fields
+
+    def pace(self, progress: _Progress, running_s: float = 0.0) -> float | None:
+        """Seconds that a chunk with its evaluation has taken on average in this process.
+
+        Args:
+          progress: so far.
+          running_s: how long the chunk has been running that is not complete.
+
+        Returns:
+          ``None`` before the first chunk is complete.
+        """
+        done = progress.epoch - self.first_epoch
+        return (time.perf_counter() - self.started - running_s) / done if done > 0 else None
+
     def eta(self, progress: _Progress, running_s: float = 0.0) -> str:
-        """Time left, from the mean time of the chunks so far."""
-        if not progress.epoch:
+        """Time left, from the time of the chunks so far."""
+        pace = self.pace(progress, running_s)
+        if pace is None:
             return "?"
         left = self.algorithm.num_epochs - progress.epoch
-        return duration(left * progress.train_s / progress.epoch - running_s)
+        return duration(left * pace - running_s)
 
     def evaluate(
         self,
