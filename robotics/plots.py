@@ -130,7 +130,7 @@ def _caption(pooled: Sequence[Pooled], statistic: Statistic) -> str:
     return text + ("; with 1 seed: over its episodes" if 1 in counts else "")
 
 
-def short(value: float) -> str:
+def short(value: float | int) -> str:
     """A number of env steps for an axis.
 
     Example:

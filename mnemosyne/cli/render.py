@@ -27,7 +27,8 @@ class Render:
     backend: str | None = None
     """Physics backend of that environment; default: the policy's in its own, else the default."""
     out: Path | None = None
-    """File to write, without its ending (.mp4 or .gif is added); default: video in the run."""
+    """File to write, without its ending (.mp4 or .gif is added); default: video in the run,
+    video-<env> in another environment than the policy's."""
 
 
 def run(config: Render) -> dict[str, Any]:
@@ -46,7 +47,9 @@ def run(config: Render) -> dict[str, Any]:
         raise ValueError(f"--seed is {config.seed}, but it must be at least 0")
     file = find_policy(config.run, best=not config.last)
     folder = file.parent if is_exported(config.run) else find_run(config.run)
-    out = folder / "video" if config.out is None else config.out.with_suffix("")
+    # Another environment's video must not take the place of the run's own.
+    name = "video" if config.env is None else f"video-{config.env.replace(':', '-')}"
+    out = folder / name if config.out is None else config.out.with_suffix("")
     check_writable(out.parent)
     video = render_policy(file, out, config.seconds, config.seed, config.env, config.backend)
     print(f"video: {video}")
