@@ -11,9 +11,11 @@ shapes happen to agree; the record settles both. A file ``files.sha256`` (in the
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +28,7 @@ from jaxtyping import PyTree
 FORMAT_VERSION = 1
 _DIGITS = 12  # zero-padded folder names sort as integers
 _MANIFEST = "files.sha256"
+_FULL_BYTES = 1 << 16  # a disk with less than that has no room for any checkpoint
 
 
 class Restored(NamedTuple):
@@ -183,8 +186,6 @@ class Checkpointer:
           ValueError: if ``step`` is not larger than an earlier one.
           OSError: if the folder cannot be written; earlier checkpoints stay as they are.
         """
-        import orbax.checkpoint as ocp
-
         known = self.steps()
         if known and step <= known[-1]:
             raise ValueError(
@@ -198,6 +199,14 @@ class Checkpointer:
             "host": dict(host),
         }
         record["sha256"] = _fingerprint(arrays, record)
+        try:
+            self._write(step, arrays, record)
+        except Exception as error:  # Orbax tells of a full disk in many ways, none an OSError
+            raise OSError(f"checkpoint {self._path(step)} {_reason(self.folder, error)}") from error
+
+    def _write(self, step: int, arrays: list[np.ndarray], record: dict[str, Any]) -> None:
+        import orbax.checkpoint as ocp
+
         # Orbax cannot store empty arrays (simulators have some); the structure alone brings them
         # back.
         stored = {_name(i): array for i, array in enumerate(arrays) if array.size}
@@ -327,6 +336,20 @@ class Checkpointer:
             else "there is no earlier checkpoint"
         )
         return f"checkpoint {path} is damaged ({why}); {advice}"
+
+
+def _reason(folder: Path, error: Exception) -> str:
+    """Why a checkpoint was not written, in words."""
+    text = str(error)
+    try:
+        full = shutil.disk_usage(folder).free < _FULL_BYTES
+    except OSError:
+        return "cannot be written: its folder was removed"
+    full = full or "No space left" in text or getattr(error, "errno", None) == errno.ENOSPC
+    if full:
+        return "cannot be written: the disk is full"
+    first = (text.splitlines() or [type(error).__name__])[0]
+    return f"cannot be written: {first[:200]}"
 
 
 def _to_device(array: np.ndarray, template: Any) -> jax.Array:

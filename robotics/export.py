@@ -177,10 +177,18 @@ def load_numpy_policy(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     Raises:
       ValueError: if the file is damaged, or holds a kind of network this version does not know.
     """
-    tensors, header = read_policy(path)
-    network = header["network"]
-    if network.get("kind") != "mlp" or network.get("activation") not in _ACTIVATIONS:
-        raise ValueError(f"policy {path} has a network of an unknown kind: {network.get('kind')!r}")
+    return numpy_policy(*read_policy(path))
+
+
+def numpy_policy(
+    tensors: Mapping[str, np.ndarray], header: Mapping[str, Any]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What :func:`load_numpy_policy` gives, from a policy that has been read.
+
+    Raises:
+      ValueError: for a kind of network that this version does not know.
+    """
+    network = mlp_network(header)
     activation = _ACTIVATIONS[network["activation"]]
 
     def act(obs: np.ndarray) -> np.ndarray:
@@ -195,3 +203,30 @@ def load_numpy_policy(path: Path) -> Callable[[np.ndarray], np.ndarray]:
         return outputs.argmax(axis=-1) if network["squash"] == "argmax" else np.tanh(outputs)
 
     return act
+
+
+def mlp_network(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The description of a policy's network, see :func:`robotics.networks.policy_spec`.
+
+    Raises:
+      ValueError: unless it is the kind of network that every exporter here knows.
+    """
+    network = dict(header["network"])
+    kind = network.get("kind")
+    if kind != "mlp":
+        raise ValueError(f"the policy has a network of an unknown kind: {kind!r}, not 'mlp'")
+    for name, valid in (("activation", tuple(_ACTIVATIONS)), ("squash", ("tanh", "argmax"))):
+        if network.get(name) not in valid:
+            known = ", ".join(map(repr, valid))
+            raise ValueError(
+                f"the policy's network has an unknown {name}: {network.get(name)!r}, not {known}"
+            )
+    return network
+
+
+def mlp_layers(
+    tensors: Mapping[str, np.ndarray], network: Mapping[str, Any]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Kernel [inputs, outputs] and bias [outputs] of every layer, from the input to the output."""
+    names = [f"policy/mlp/layer_{i}" for i in range(network["num_layers"])]
+    return [(tensors[f"{name}/kernel"], tensors[f"{name}/bias"]) for name in names]

@@ -20,19 +20,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from envs.api import EpisodeWrapper, HostEnv
 from robotics import limits, programs, result, run_folder
 from robotics.algorithm import Algorithm, HostAlgorithm, Policy
 from robotics.checkpoint import Checkpointer
 from robotics.evaluate import make_player, random_policy
-from robotics.export import export_policy
+from robotics.export import export_policy, flatten
 from robotics.monitor import RETURN, Monitor, duration
+from robotics.panel import sparkline
 
 _EVAL_STREAM = (
     0x6576616C  # keeps evaluation episodes apart from what training draws from the same seed
 )
+_HISTOGRAMS = 5  # between start and end of a run
 _WORK_COPIES = 3  # state, gradient and temporary copies: a lower bound on what a step needs
 
 
@@ -131,6 +133,7 @@ def train(
 
     Raises:
       Interrupted: after Ctrl-C; the last complete chunk is saved.
+      OSError: the folder is full, unwritable or gone; the message says what is saved.
       ValueError: damaged or foreign checkpoint, or too little memory.
     """
     template = state_template(algorithm, config)
@@ -142,12 +145,31 @@ def train(
         if begin is not None:
             begin()
         config.folder.mkdir(parents=True, exist_ok=True)
-        with Monitor(config.folder, config.seeds, resume_at, config.quiet) as monitor:
-            loop = _Loop(algorithm, env, config, checkpointer, monitor, dict(policy_info or {}))
-            state, progress = loop.start(restored)
-            with programs.interruptible(monitor.say) as interrupted:
-                state = loop.run(state, progress, interrupted)
-            return loop.finish(state, progress, optimizer)
+        try:
+            with Monitor(
+                config.folder, config.seeds, resume_at, config.quiet, settings=identity
+            ) as monitor:
+                loop = _Loop(algorithm, env, config, checkpointer, monitor, dict(policy_info or {}))
+                state, progress = loop.start(restored)
+                with programs.interruptible(monitor.say) as interrupted:
+                    state = loop.run(state, progress, interrupted)
+                return loop.finish(state, progress, optimizer)
+        except OSError as error:
+            raise OSError(_cannot_go_on(config.folder, checkpointer, error)) from error
+
+
+def _cannot_go_on(folder: Path, checkpointer: Checkpointer, error: OSError) -> str:
+    """Why a run that can no longer write has stopped, and what is left of it."""
+    why = error.strerror or str(error)
+    if error.filename and str(error.filename) not in why:
+        why = f"{why}: {error.filename}"
+    saved = checkpointer.steps()
+    if not saved:
+        return f"the run stopped: {why}; nothing of it was saved yet"
+    return (
+        f"the run stopped: {why}; all before {saved[-1]:,} env steps is saved, "
+        f"continue with --resume {folder}"
+    )
 
 
 class _Loop:
@@ -167,6 +189,7 @@ class _Loop:
         self.keys = seed_keys(config)
         self.inference_params = jax.jit(jax.vmap(algorithm.inference_params))
         self.play: Callable[..., Any] | None = None
+        self.started, self.first_epoch = time.perf_counter(), 0
 
     def start(self, restored: Any) -> tuple[PyTree, _Progress]:
         """The first state, evaluated before it learns, or the restored one; with its record."""
@@ -178,6 +201,7 @@ class _Loop:
         progress = _Progress(env_steps=[0] * count, finite=[True] * count)
         started = time.perf_counter()
         self.monitor.say(f"compiling for {count} seed(s) ...")
+        self.monitor.live(str(self.config.folder), None, {"now": "compiling the evaluation"})
         init, seconds = programs.compile_timed(jax.vmap(self.algorithm.init), self.keys)
         progress.compile_s += seconds
         state = init(self.keys)
@@ -215,10 +239,12 @@ class _Loop:
         if progress.epoch >= self.algorithm.num_epochs:
             return state
         started = time.perf_counter()
+        self.monitor.live(str(self.config.folder), None, {"now": "compiling the training"})
         epoch, seconds = self.open(state, progress)
         progress.compile_s += seconds
         self.monitor.say(f"compiled in {duration(progress.compile_s)}, training ...")
         walltime_s = progress.walltime_s
+        self.started, self.first_epoch = time.perf_counter(), progress.epoch
         while progress.epoch < self.algorithm.num_epochs:
             state = self.chunk(epoch, state, progress)
             progress.walltime_s = walltime_s + time.perf_counter() - started
@@ -270,26 +296,50 @@ class _Loop:
         jax.block_until_ready(metrics)
 
     def live(self, progress: _Progress, started: float) -> None:
-        """Moves the live line."""
+        """Moves the live panel during a chunk."""
         seconds = time.perf_counter() - started
-        last = progress.history[-1]
-        now, random = np.mean(last["return"]), progress.random["return"][0]
         number = f"{progress.epoch + 1} of {self.algorithm.num_epochs}"
-        fields = {
-            "env steps": f"{progress.steps:,}",
-            "return": f"{now:.4g} (random {random:.4g})",
+        fields = self.curve(progress) | {
             "chunk": f"{number}, running for {duration(seconds)}",
             "time left": self.eta(progress, seconds),
         }
-        done = progress.epoch / self.algorithm.num_epochs
+        usual = self.pace(progress, seconds) or float("inf")
+        done = (progress.epoch + min(seconds / usual, 1.0)) / self.algorithm.num_epochs
         self.monitor.live(str(self.config.folder), done, fields)
 
+    def curve(self, progress: _Progress) -> dict[str, str]:
+        """What the live panel shows of the evaluations so far."""
+        means = [float(np.mean(entry["return"])) for entry in progress.history]
+        fields = {
+            "env steps": f"{progress.steps:,}",
+            "return": f"{means[-1]:.4g}   best {max(means):.4g}   "
+            f"random {np.mean(progress.random['return']):.4g}",
+            "": sparkline(means),
+        }
+        if progress.train_s:
+            fields["speed"] = f"{sum(progress.env_steps) / progress.train_s:,.0f} env steps/s"
+        return fields
+
+    def pace(self, progress: _Progress, running_s: float = 0.0) -> float | None:
+        """Seconds that a chunk with its evaluation has taken on average in this process.
+
+        Args:
+          progress: so far.
+          running_s: how long the chunk has been running that is not complete.
+
+        Returns:
+          ``None`` before the first chunk is complete.
+        """
+        done = progress.epoch - self.first_epoch
+        return (time.perf_counter() - self.started - running_s) / done if done > 0 else None
+
     def eta(self, progress: _Progress, running_s: float = 0.0) -> str:
-        """Time left, from the mean time of the chunks so far."""
-        if not progress.epoch:
+        """Time left, from the time of the chunks so far."""
+        pace = self.pace(progress, running_s)
+        if pace is None:
             return "?"
         left = self.algorithm.num_epochs - progress.epoch
-        return duration(left * progress.train_s / progress.epoch - running_s)
+        return duration(left * pace - running_s)
 
     def evaluate(
         self,
@@ -312,6 +362,7 @@ class _Loop:
             if name.startswith("training/"):  # telemetry may be undefined where training is well
                 finite = finite & np.isfinite(np.asarray(values, np.float64))
         self.warn_non_finite(progress, finite)
+        self.monitor.check()  # before an export brings a folder back that somebody has removed
         self.keep_best(params, progress, entry)
         scalars = metrics | {
             RETURN: entry["return"],
@@ -325,7 +376,20 @@ class _Loop:
             "eval/walltime": seconds,
         }
         self.monitor.record(progress.steps, scalars, host)
+        self.histograms(params, progress, episodes["episode_return"])
         self.say_line(progress, entry, host)
+
+    def histograms(
+        self, params: PyTree, progress: _Progress, returns: Float[np.ndarray, "seeds episodes"]
+    ) -> None:
+        """Distributions of returns and of the best seed's policy, some six times in a run."""
+        last = self.algorithm.num_epochs
+        if progress.epoch % max(last // _HISTOGRAMS, 1) and progress.epoch != last:
+            return
+        index = int(np.argmax(np.nan_to_num(returns.mean(axis=1), nan=-np.inf)))
+        one = flatten(jax.tree.map(lambda leaf: np.asarray(leaf[index]), params))
+        values = {f"histograms/policy/{name}": array for name, array in one.items()}
+        self.monitor.histograms(progress.steps, values | {"histograms/return": returns})
 
     def warn_non_finite(self, progress: _Progress, finite: np.ndarray) -> None:
         """Says once which seeds have become non-finite."""

@@ -113,15 +113,24 @@ def find_run(path: Path) -> Path:
     Raises:
       ValueError: if there is none.
     """
+    return max(find_runs(path), key=lambda folder: (folder / CONFIG).stat().st_mtime)
+
+
+def find_runs(path: Path) -> list[Path]:
+    """``path`` itself if it is a run folder, else all runs anywhere below it, in order of names.
+
+    Raises:
+      ValueError: if there is none.
+    """
     path = Path(path)
     if path.is_file():
         raise ValueError(f"{path} is a file; a run is the folder that holds {CONFIG}")
     if (path / CONFIG).is_file():
-        return path
+        return [path]
     found = [config.parent for config in path.rglob(CONFIG)] if path.is_dir() else []
     if not found:
         raise ValueError(f"{path} holds no run: there is no {CONFIG} in it")
-    return max(found, key=lambda folder: (folder / CONFIG).stat().st_mtime)
+    return sorted(found)
 
 
 def check_new(folder: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-TAG = re.compile(r"(eval|training|episode|optimizer|memory|meta|seeds)/[^\s.]+")
+TAG = re.compile(
+    r"(eval|training|episode|optimizer|memory|meta|seeds|histograms|video|run)/[^\s.]+"
+)
 IN_TABLE = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
 # Tags that the sources put together from parts.
 COMPOSED = {"eval/episode_reward_std", "seeds/<>/eval/episode_reward"}

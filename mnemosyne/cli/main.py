@@ -44,6 +44,7 @@ VERBS: Mapping[str, Verb] = {
     "analyze": Verb("mnemosyne.cli.analyze", "Analyze", "check the memory's theory, measure chaos"),
     "plot": Verb("mnemosyne.cli.plot", "Plot", "draw the learning curves of runs"),
     "render": Verb("mnemosyne.cli.render", "Render", "make a video of a trained policy"),
+    "export": Verb("mnemosyne.cli.export", "Export", "write a policy for ONNX, Brax or NumPy"),
     "envs": Verb("mnemosyne.cli.envs", "Envs", "list the environments"),
     "info": Verb("mnemosyne.cli.info", "Info", "show shipped weights and what the optimizer costs"),
     "doctor": Verb("mnemosyne.cli.doctor", "Doctor", "check this machine and say what is missing"),
@@ -53,6 +54,7 @@ _EXTRAS = {
     **dict.fromkeys(("tyro", "rich", "orbax", "tensorboardX", "matplotlib", "sklearn"), "cli"),
     **dict.fromkeys(("brax", "mujoco", "gymnasium", "imageio", "PIL"), "robotics"),
     "flax": "supervised",
+    **dict.fromkeys(("onnx", "onnxruntime"), "export"),
 }
 
 

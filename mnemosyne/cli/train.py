@@ -228,14 +228,16 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
 
 def _pictures(config: Train, built: Any, folder: Path, measured: dict[str, Any]) -> None:
     """Learning curve and video; without them the run is still a good one, so they may fail."""
-    from mnemosyne.cli.render import render_run
+    from mnemosyne.cli.render import render_policy
+    from robotics.monitor import add_video
     from robotics.plots import plot_runs
 
     made = {}
     try:
         made["picture"] = plot_runs([folder], folder / "summary.png")
         if config.video:
-            made["video"] = render_run(built, folder, folder / "video")
+            made["video"] = render_policy(folder / "best", folder / "video")
+            add_video(folder, made["video"], measured["best_env_steps"])
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         print(f"no picture or video: {' '.join(str(error).split())}")
     if config.quiet:

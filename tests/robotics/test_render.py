@@ -16,7 +16,6 @@ import pytest
 import envs
 from envs.api import EpisodeWrapper, State
 from robotics import render as render_module
-from robotics.plots import interval95, plot_runs
 from robotics.render import HEIGHT, WIDTH, render
 
 SLIDER = """
@@ -131,23 +130,3 @@ def test_rendering_leaves_the_environment_variables_alone(slider, tmp_path, monk
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     render(slider, push, jax.random.key(0), tmp_path / "v", seconds=0.5)
     assert "MUJOCO_GL" not in os.environ
-
-
-def test_interval_over_seeds_is_students():
-    scipy_stats = pytest.importorskip("scipy.stats")
-    returns = np.random.default_rng(0).normal(size=(2, 5))
-    low, _ = scipy_stats.t.interval(
-        0.95, 4, loc=returns.mean(axis=1), scale=returns.std(axis=1, ddof=1) / np.sqrt(5)
-    )
-    np.testing.assert_allclose(returns.mean(axis=1) - low, interval95(returns), rtol=1e-3)
-
-
-def test_plot_refuses_an_unknown_kind_of_picture(tmp_path):
-    with pytest.raises(ValueError, match="at least one run"):
-        plot_runs([], tmp_path / "a.png")
-    (tmp_path / "config.json").write_text("{}")
-    line = '{"env_steps": 1, "eval/episode_reward": [1.0], "eval/episode_reward_std": [0.5]}\n'
-    (tmp_path / "metrics.jsonl").write_text(line)
-    with pytest.raises(ValueError, match=r"must end in \.png"):
-        plot_runs([tmp_path], tmp_path / "a.doc")
-    assert plot_runs([tmp_path], tmp_path / "a.png").stat().st_size > 1000

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A policy gives the same actions wherever it is taken: NumPy, ONNX, Brax, Gymnasium."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mnemosyne.cli.main import main
+from robotics.export import export_policy, load_numpy_policy, read_policy
+from robotics.networks import NetworkConfig, init_policy, make_policy
+from robotics.policies import load_policy
+
+OBS, ACTIONS = 4, 1  # the sizes of inverted_pendulum
+CONFIGS = {
+    "tanh": NetworkConfig(policy_hidden=(8, 5)),
+    "swish": NetworkConfig(policy_hidden=(8,), activation="swish", noise="network"),
+    "elu": NetworkConfig(policy_hidden=(8,), activation="elu", noise="none"),
+    "relu": NetworkConfig(policy_hidden=(8,), activation="relu"),
+    "linear": NetworkConfig(policy_hidden=()),
+}
+CHOICES = 3
+
+
+def write(folder: Path, config: NetworkConfig, discrete: bool = False, **about) -> Path:
+    """An exported policy that has never been trained but does something."""
+    size = CHOICES if discrete else ACTIONS
+    policy = make_policy(OBS, size, config, discrete)
+    params = init_policy(jax.random.key(1), OBS, size, config, discrete)
+    last = params["mlp"][f"layer_{len(config.policy_hidden)}"]
+    last["kernel"] = last["kernel"] * 100.0  # the start is close to zero on purpose
+    rng = np.random.default_rng(0)
+    normalizer = {
+        "mean": jnp.asarray(rng.normal(size=OBS), jnp.float32),
+        "std": jnp.asarray(rng.uniform(0.5, 2.0, OBS), jnp.float32),
+    }
+    header = {"env": "brax:inverted_pendulum", "backend": None, "dt": 0.02, "env_steps": 5}
+    header |= {"observation_size": OBS, "action_size": size, "episode_length": 20, **about}
+    export_policy(folder, policy.spec, {"normalizer": normalizer, "policy": params}, header)
+    return folder
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def policy(request, tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("policy"), CONFIGS[request.param])
+
+
+@pytest.fixture
+def pendulum(tmp_path) -> Path:
+    return write(tmp_path / "policy", CONFIGS["tanh"])
+
+
+def observations(folder: Path, reach: float = 9.9) -> np.ndarray:
+    tensors = read_policy(folder).tensors
+    spread = np.random.default_rng(3).uniform(-reach, reach, (64, OBS))
+    return (tensors["normalizer/mean"] + tensors["normalizer/std"] * spread).astype(np.float32)
+
+
+def actions_in_jax(folder: Path, obs: np.ndarray) -> np.ndarray:
+    loaded = load_policy(folder)
+    actions = loaded.policy.act(loaded.params, jnp.asarray(obs), jax.random.key(0), True)
+    assert np.abs(actions).mean() > 0.1  # a policy that does nothing proves nothing
+    return np.asarray(actions)
+
+
+RECIPE = re.search(
+    r"## NumPy alone.*?```python\n(.*?)```",
+    (Path(__file__).parents[2] / "docs" / "take-a-policy-along.md").read_text(),
+    re.DOTALL,
+)
+
+
+def test_numpy_gives_the_actions_of_jax(policy):
+    obs = observations(policy, reach=20.0)  # beyond the clipping too
+    np.testing.assert_allclose(
+        load_numpy_policy(policy)(obs), actions_in_jax(policy, obs), atol=2e-6
+    )
+
+
+def run_recipe(folder: Path, obs: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Heavy packages that the documented recipe has imported, and its actions."""
+    assert RECIPE is not None
+    program = f"{RECIPE[1]}\nimport sys\nobs = np.array(json.loads(sys.stdin.read()))\n"
+    program += "heavy = {'jax', 'safetensors', 'robotics', 'mnemosyne'} & set(sys.modules)\n"
+    program += "print(json.dumps([sorted(heavy), act(obs).tolist()]))"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program],
+        cwd=folder,
+        input=json.dumps(obs.tolist()),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    heavy, actions = json.loads(done.stdout)
+    return heavy, np.array(actions)
+
+
+def test_documented_recipe_needs_numpy_alone(policy):
+    obs = observations(policy, reach=20.0)
+    heavy, actions = run_recipe(policy, obs)
+    assert heavy == []
+    np.testing.assert_allclose(actions, actions_in_jax(policy, obs), atol=2e-6)
+
+
+@pytest.mark.parametrize("action_range", [(-1.0, 1.0), (-0.5, 3.0)])
+def test_onnx_has_normalizer_and_scaling_inside(policy, tmp_path, action_range):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from robotics.export_onnx import run_onnx, write_onnx
+
+    obs = observations(policy, reach=20.0)
+    file = write_onnx(tmp_path / "policy.onnx", read_policy(policy), action_range)
+    low, high = action_range
+    wanted = low + (actions_in_jax(policy, obs) + 1.0) / 2.0 * (high - low)
+    np.testing.assert_allclose(run_onnx(file, obs), wanted, atol=5e-6)
+    np.testing.assert_allclose(run_onnx(file, obs[:1]), wanted[:1], atol=5e-6)
+
+
+def test_onnx_says_what_it_is(pendulum):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    assert main(["export", str(pendulum)]) == 0
+    model = onnx.load(str(pendulum / "policy.onnx"))
+    about = {entry.key: entry.value for entry in model.metadata_props}
+    assert about["env"] == "brax:inverted_pendulum" and json.loads(about["action_range"]) == [-1, 1]
+
+
+@pytest.mark.parametrize("kind", ["tanh", "swish"])
+def test_brax_loads_what_is_written_for_it(kind, tmp_path):
+    pytest.importorskip("brax")
+    from robotics.export_brax import run_brax, write_brax
+
+    policy = write(tmp_path / "policy", CONFIGS[kind])
+    obs = observations(policy)
+    written = write_brax(tmp_path / "brax", read_policy(policy))
+    np.testing.assert_allclose(run_brax(written, obs), actions_in_jax(policy, obs), atol=1e-5)
+    with pytest.raises(ValueError, match="exists already"):
+        write_brax(tmp_path / "brax", read_policy(policy))
+
+
+def test_brax_draws_actions_with_the_same_noise(pendulum):
+    pytest.importorskip("brax")
+    from brax.training.acme import running_statistics
+    from brax.training.agents.ppo import networks
+
+    from robotics.export_brax import brax_params
+
+    made = networks.make_ppo_networks(
+        OBS,
+        ACTIONS,
+        running_statistics.normalize,
+        policy_hidden_layer_sizes=(8, 5),
+        activation=jnp.tanh,
+    )
+    obs = observations(pendulum)
+    params = brax_params(read_policy(pendulum))
+    logits = made.policy_network.apply(*params, obs)
+    scale = made.parametric_action_distribution.create_dist(logits).scale
+    np.testing.assert_allclose(scale, CONFIGS["tanh"].init_std, rtol=1e-5)
+    actions = networks.make_inference_fn(made)(params, deterministic=True)(obs, None)[0]
+    np.testing.assert_allclose(actions, actions_in_jax(pendulum, obs), atol=1e-5)
+
+
+def test_choices_are_the_same_wherever_the_policy_is_taken(tmp_path, refuse):
+    folder = write(tmp_path / "policy", CONFIGS["tanh"], discrete=True)
+    obs = observations(folder)
+    choices = actions_in_jax(folder, obs)
+    assert set(choices.tolist()) == set(range(CHOICES))
+    np.testing.assert_array_equal(load_numpy_policy(folder)(obs), choices)
+    np.testing.assert_array_equal(run_recipe(folder, obs)[1], choices)
+    pytest.importorskip("brax")
+    out = tmp_path / "brax"
+    sentence = refuse("export", folder, "--format", "brax", "--out", out)
+    assert "chooses among actions, which Brax's PPO cannot" in sentence and not out.exists()
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from robotics.export_onnx import run_onnx
+
+    assert "have no range" in refuse("export", folder, "--action-range", "0", "2")
+    assert main(["export", str(folder)]) == 0
+    np.testing.assert_array_equal(run_onnx(folder / "policy.onnx", obs), choices)
+
+
+def test_choices_do_not_fit_where_numbers_are_wanted(tmp_path, refuse):
+    folder = write(tmp_path / "policy", CONFIGS["tanh"], discrete=True)
+    sentence = refuse("evaluate", folder)
+    assert "observes 4 numbers and chooses one of 3 actions, but brax:inverted_pendulum" in sentence
+
+
+def test_policy_files_name_no_code_to_run(tmp_path, capsys):
+    folder = write(tmp_path / "p", CONFIGS["tanh"], env="control:cartpole", randomize="this:that")
+    assert main(["evaluate", str(folder), "--num-episodes", "1"]) == 0
+
+
+def test_unknown_networks_are_refused_by_name(tmp_path):
+    from robotics.export import write_policy
+
+    folder = write(tmp_path, CONFIGS["tanh"])
+    tensors, header = read_policy(folder)
+    for name, value in (("kind", "cnn"), ("activation", "gelu"), ("squash", "clip")):
+        write_policy(folder, tensors, header | {"network": header["network"] | {name: value}})
+        with pytest.raises(ValueError, match=f"unknown .*{value}"):
+            load_policy(folder)
+
+
+@pytest.fixture
+def refuse(capsys):
+    def run(*arguments: object) -> str:
+        assert main([str(argument) for argument in arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.count("\n") == 1
+        return captured.err
+
+    return run
+
+
+def test_exports_that_cannot_be_are_refused(refuse, pendulum, tmp_path):
+    pytest.importorskip("onnx")
+    assert "holds no run" in refuse("export", tmp_path / "nowhere")
+    assert "range 2 to 1 is empty" in refuse("export", pendulum, "--action-range", "2", "1")
+    assert "--action-range is for --format onnx" in refuse(
+        "export", pendulum, "--format", "brax", "--action-range", "0", "1"
+    )
+    assert "onnx takes a file" in refuse("export", pendulum, "--out", tmp_path)
+    assert "holds a policy already" in refuse(
+        "export", pendulum, "--format", "numpy", "--out", pendulum
+    )
+
+
+def test_copied_policy_is_the_policy(pendulum, tmp_path):
+    copy = tmp_path / "copy"
+    assert main(["export", str(pendulum), "--format", "numpy", "--out", str(copy)]) == 0
+    obs = observations(pendulum)
+    np.testing.assert_array_equal(load_numpy_policy(copy)(obs), load_numpy_policy(pendulum)(obs))
+    assert read_policy(copy).header == read_policy(pendulum).header
+
+
+def test_policy_plays_in_its_own_environment_without_a_run(tmp_path, capsys):
+    folder = write(tmp_path / "p", CONFIGS["tanh"], env="control:cartpole", dt=0.02)
+    numbers = tmp_path / "n.json"
+    flags = ["--num-episodes", "4", "--json", str(numbers)]
+    assert main(["evaluate", str(folder), *flags]) == 0
+    measured = json.loads(numbers.read_text())
+    assert measured["policy"] == "exported" and measured["eval_episodes"] == 4
+    assert measured["episode_length"] <= 20  # the time limit of the policy's own world
+    assert main(["render", str(folder), "--seconds", "0.5"]) == 0
+    assert (folder / "video.gif").stat().st_size > 1000
+    assert "control:cartpole: exported policy" in capsys.readouterr().out
+
+
+def test_policy_of_other_sizes_is_refused_and_one_that_fits_is_named(refuse, pendulum):
+    sentence = refuse("evaluate", pendulum, "--env", "control:pendulum")
+    assert "observes 4 numbers and gives 1 actions, but control:pendulum has 3 and 1" in sentence
+    assert "brax:inverted_pendulum would fit" in sentence
+
+
+def test_gymnasium_plays_in_c_mujoco(pendulum, tmp_path, refuse, capsys):
+    pytest.importorskip("gymnasium")
+    pytest.importorskip("mujoco")
+    numbers = tmp_path / "n.json"
+    flags = ["--env", "gym:InvertedPendulum-v5", "--num-episodes", "3", "--json", str(numbers)]
+    measured = []
+    for _ in range(2):
+        assert main(["evaluate", str(pendulum), *flags]) == 0
+        measured.append(json.loads(numbers.read_text()))
+    assert measured[0] == measured[1]
+    # Gymnasium gives a point for every step but the one that falls.
+    assert measured[0]["return_mean"] == measured[0]["episode_length"] - 1
+    assert "takes 0.04 s a step, the policy has learned with 0.02 s" in capsys.readouterr().out
+    sentence = refuse("evaluate", pendulum, "--env", "gym:Hopper-v5")
+    assert "gym:Hopper-v5 has 11 and 3" in sentence
+    assert "the nearest valid one is 'gym:Hopper-v5'" in refuse(
+        "render", pendulum, "--env", "gym:Hoper-v5"
+    )
