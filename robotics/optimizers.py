@@ -129,10 +129,10 @@ def scale_by_relative_adam(
       eps: added to the root of the second moment.
     """
     adam = optax.scale_by_adam(b1, b2, eps)
-    start = jnp.zeros((), jnp.float32)
 
     def init(params: optax.Params) -> ScaleByRelativeAdamState:
-        return ScaleByRelativeAdamState(adam.init(params), start, start)
+        start: Any = adam.init(params)
+        return ScaleByRelativeAdamState(start, jnp.zeros(()), jnp.zeros(()))
 
     def update(
         updates: optax.Updates,
@@ -143,15 +143,14 @@ def scale_by_relative_adam(
         explained_variance: Float[Array, ""] | float | None = None,
         **extras: Any,
     ) -> tuple[optax.Updates, ScaleByRelativeAdamState]:
-        epoch = state.epoch if epoch is None else jnp.asarray(epoch, jnp.float32)
+        now = jnp.asarray(state.epoch if epoch is None else epoch, jnp.float32)
         told = state.explained_variance if explained_variance is None else explained_variance
         # Not finite is not equal to itself, which says nothing about the rollout.
         variance = jnp.where(jnp.isfinite(told), told, state.explained_variance)
-        new = (epoch < state.epoch) | (variance != state.explained_variance)
-        inner = state.adam._replace(count=jnp.where(new, 0, state.adam.count))
+        new = (now < state.epoch) | (variance != state.explained_variance)
+        inner: Any = state.adam._replace(count=jnp.where(new, 0, state.adam.count))
         updates, inner = adam.update(updates, inner, params)
-        variance = jnp.asarray(variance, jnp.float32)
-        return updates, ScaleByRelativeAdamState(inner, epoch, variance)
+        return updates, ScaleByRelativeAdamState(inner, now, jnp.asarray(variance, jnp.float32))
 
     return optax.GradientTransformationExtraArgs(init, update)
 

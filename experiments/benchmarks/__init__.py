@@ -39,7 +39,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "returns of policies against tuned Adam and other rivals, on robots never seen",
         (
             *("size", "weights", "split", "envs", "algo", "seeds", "rival", "rivals_only"),
-            *("cache", "out"),
+            *("sweep", "cache", "out"),
         ),
     ),
     "cost": Benchmark(

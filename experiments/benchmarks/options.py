@@ -41,6 +41,8 @@ class Options:
     """Only environments whose names contain one of these, or others of the split by full name."""
     algo: Literal["ppo", "es"] = "ppo"
     """How policies are trained."""
+    sweep: bool = False
+    """Vary the training of policies one setting at a time, on validation environments."""
     data_dir: str | None = None
     """Folder with data sets; default: MNEMOSYNE_DATA_DIR, else tasks without data."""
     cache: Path = Path(".cache/benchmarks")

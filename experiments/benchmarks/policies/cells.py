@@ -196,7 +196,7 @@ def make_cell(
     return Cell(env_name, backend(env_name), length, config, label or env_name)
 
 
-def smaller_network(config: NetworkConfig, factor: float) -> NetworkConfig:
+def scaled_network(config: NetworkConfig, factor: float) -> NetworkConfig:
     """The same networks with hidden layers ``factor`` times as wide."""
 
     def scaled(widths: tuple[int, ...]) -> tuple[int, ...]:

@@ -56,6 +56,18 @@ class Record(NamedTuple):
     machine: str
 
 
+class TimeRatio(NamedTuple):
+    """Seconds of training, measured in alternation with Adam.
+
+    Attributes:
+      ratio: relative to Adam's.
+      seconds_per_env_step: of Adam, for one env step of any of the runs side by side.
+    """
+
+    ratio: float
+    seconds_per_env_step: float
+
+
 def _numbers(values: Any) -> np.ndarray:
     """An array in which whatever is not a number is minus infinity: the worst return there is."""
     array = np.asarray(values, np.float64)
@@ -171,6 +183,17 @@ class Store:
             self.folder,
         )
         return float(np.mean(stored["returns"]))
+
+    def time_ratio(self, cell: Cell, rule: Rule, adam: Rule, seeds: Sequence[int]) -> TimeRatio:
+        """How long a rule trains relative to Adam, stored for each machine."""
+        key = description(cell, rule, seeds) | {"time of a chunk on": provenance.machine()}
+
+        def compute() -> dict[str, Any]:
+            print(f" time of {rule.name}", end="", flush=True)
+            ours, theirs = self.runner(cell).time([rule, adam], seeds)
+            return {"ratio": ours / theirs, "seconds_per_env_step": theirs}
+
+        return TimeRatio(**cache.cached(f"{_name(cell, rule)}-time", key, compute, self.folder))
 
     def runner(self, cell: Cell) -> runs.Runner:
         """Trains in this cell; the programs of the cell before are dropped."""

@@ -20,7 +20,6 @@ from jaxtyping import Array, Float
 
 from experiments.benchmarks.policies.cells import Cell, make_cell
 from experiments.benchmarks.policies.rules import Rule
-from robotics.algorithm import Algorithm
 from robotics.evaluate import make_evaluate, random_policy
 from robotics.run import evaluation_keys
 
@@ -76,6 +75,7 @@ class Runner:
         self.cell = cell
         self._env = cell.env()
         self._programs: dict[Any, _Programs] = {}
+        self._init: Any = None
         self._play: Any = None
 
     def __call__(self, rules: Sequence[Rule], seeds: Sequence[int], lanes: int) -> list[Runs]:
@@ -100,6 +100,28 @@ class Runner:
         portions = [slice(i * len(seeds), (i + 1) * len(seeds)) for i in range(len(rules))]
         return [_portion(found, rows, lanes / len(seeds)) for rows in portions]
 
+    def time(self, rules: Sequence[Rule], seeds: Sequence[int], rounds: int = 3) -> list[float]:
+        """Seconds that an env step of training takes under each rule, the least of some rounds.
+
+        Rules take turns, so that whatever else the machine does hits them alike. The first chunk
+        of each, which may compile, does not count.
+        """
+        keys = seed_keys(seeds)
+        parts = []
+        for rule in rules:
+            hyper = {name: jnp.full(len(seeds), x) for name, x in rule.hyper.items()}
+            programs = self._of_kind(rule)
+            parts.append((programs, rule, hyper, self._start(programs, rule, hyper, keys)))
+        seconds: list[list[float]] = [[] for _ in rules]
+        for _ in range(rounds + 1):
+            for i, (programs, rule, hyper, state) in enumerate(parts):
+                started = time.perf_counter()
+                state, _ = jax.block_until_ready(programs.epoch(rule.theta, hyper, state))
+                seconds[i].append(time.perf_counter() - started)
+                parts[i] = (programs, rule, hyper, state)
+        steps = parts[0][0].env_steps_per_epoch * len(seeds)
+        return [min(times[1:]) / steps for times in seconds]
+
     def random(self) -> Float[np.ndarray, " episodes"]:
         """Returns of uniform random actions."""
         policy = random_policy(self._env.env.action_size)
@@ -109,7 +131,7 @@ class Runner:
     def _train(self, rule: Rule, hyper: dict[str, Array], keys: Array) -> Runs:
         """All lanes from start to end."""
         programs = self._of_kind(rule)
-        state = programs.init(rule.theta, hyper, keys)
+        state = self._start(programs, rule, hyper, keys)
         points = [self._evaluate(programs, state, keys, 0)]
         chunks: list[dict[str, np.ndarray]] = []
         seconds = 0.0
@@ -123,6 +145,13 @@ class Runner:
             print(".", end="", flush=True)
         seconds *= programs.num_epochs / max(programs.num_epochs - 1, 1)
         return _collect(points, chunks, int(np.max(np.asarray(state.updates))), seconds)
+
+    def _start(self, programs: _Programs, rule: Rule, hyper: dict[str, Array], keys: Array) -> Any:
+        """States before training: all but the optimizer's is made by one program for all rules."""
+        if self._init is None:
+            self._init = jax.jit(jax.vmap(self.cell.algorithm(self._env, optax.identity()).init))
+        state = self._init(keys)
+        return state._replace(opt_state=programs.init(rule.theta, hyper, state.params))
 
     def _evaluate(
         self, programs: _Programs, state: Any, keys: Array, epoch: int
@@ -142,24 +171,22 @@ class Runner:
 
 
 class _Programs(NamedTuple):
-    """What is compiled for one kind of rule."""
+    """What is compiled for one kind of rule; ``init`` makes the optimizer's state."""
 
     init: Callable[..., Any]
     epoch: Callable[..., Any]
     inference_params: Callable[..., Any]
     policy: Any
     num_epochs: int
+    env_steps_per_epoch: int
 
 
 def _compile(cell: Cell, env: Any, rule: Rule) -> _Programs:
-    def algorithm(theta: Any, hyper: dict[str, Array]) -> Algorithm:
-        return cell.algorithm(env, rule.make(theta, hyper, cell))
-
-    def init(theta: Any, hyper: dict[str, Array], key: Array) -> Any:
-        return algorithm(theta, hyper).init(key)
+    def init(theta: Any, hyper: dict[str, Array], params: Any) -> Any:
+        return rule.make(theta, hyper, cell).init(params)
 
     def epoch(theta: Any, hyper: dict[str, Array], state: Any) -> Any:
-        return algorithm(theta, hyper).epoch(state)
+        return cell.algorithm(env, rule.make(theta, hyper, cell)).epoch(state)
 
     fixed = cell.algorithm(env, optax.identity())
     return _Programs(
@@ -168,6 +195,7 @@ def _compile(cell: Cell, env: Any, rule: Rule) -> _Programs:
         inference_params=jax.jit(jax.vmap(fixed.inference_params)),
         policy=fixed.policy,
         num_epochs=fixed.num_epochs,
+        env_steps_per_epoch=fixed.env_steps_per_epoch,
     )
 
 
@@ -188,8 +216,8 @@ def _collect(
     lengths = curve(points, "episode_length")
     training_returns = curve(chunks, "episode/sum_reward")
     assert returns is not None and lengths is not None and training_returns is not None
-    finite = np.isfinite(returns).all(axis=1)
-    finite &= np.isfinite(np.stack(training)).all(axis=(0, 1))
+    measured = np.isfinite(np.stack(training)).all(axis=(0, 1))
+    finite = np.logical_and(np.isfinite(returns).all(axis=1), measured)
     return Runs(
         env_steps=np.concatenate([[0.0], taken]),
         returns=returns,
@@ -197,7 +225,7 @@ def _collect(
         distance=curve(points, "distance"),
         training_returns=training_returns,
         kl=curve(chunks, "training/kl_mean"),
-        finite=finite,
+        finite=np.asarray(finite),
         updates=updates,
         train_s=seconds,
     )

@@ -54,6 +54,8 @@ _SMALL: dict[tuple[Algo, Split], dict[str, int]] = {
     ("es", "validation"): {"brax:hopper": 4},
     ("es", "hold-out"): {"brax:walker2d": 4, "brax:swimmer": 2},
 }
+SWEEP = ("brax:hopper", 8)
+"""What a sweep varies by default: a run of 409,600 env steps."""
 _DEFAULT_ROLLOUTS: dict[Algo, int] = {"ppo": 10, "es": 2}
 """Of an environment that is named by ``--envs`` and not part of the suite."""
 _FULL_PPO: dict[str, Any] = {"num_envs": 1024, "unroll_length": 16, "num_minibatches": 32}
@@ -84,6 +86,11 @@ def thoroughness(options: Options) -> Thoroughness:
     if options.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {options.seeds}.")
     return size._replace(seeds=options.seeds)
+
+
+def judged_seeds(count: int) -> range:
+    """Seeds of judged runs: paired over all rules, disjoint from those of searches."""
+    return range(JUDGED_SEED, JUDGED_SEED + count)
 
 
 def split(options: Options) -> Split:
@@ -127,6 +134,20 @@ def search_cells(options: Options) -> list[Cell]:
         if splits.env_split(name) != "meta-train":
             raise ValueError(f"{name} is not in M, so nothing may be tuned on it.")
     return [_cell(name, size, options.algo, rollouts) for name, rollouts in lengths.items()]
+
+
+def sweep_cells(options: Options) -> list[Cell]:
+    """The base cells of a sweep: at ``small`` the hopper for half of its usual run.
+
+    Raises:
+      ValueError: if ``--envs`` fits nothing.
+    """
+    if options.envs or options.size == "smoke":
+        return judged_cells(options)
+    name, rollouts = SWEEP
+    if split(options) != splits.env_split(name):
+        raise ValueError(f"--sweep varies {name} unless --envs names environments of the split.")
+    return [_cell(name, options.size, options.algo, rollouts)]
 
 
 def _lengths(size: str, algo: Algo, where: Split) -> dict[str, int]:
