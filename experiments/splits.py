@@ -7,6 +7,7 @@ M trains, V chooses the best theta, H judges once. Nothing is ever selected, tun
 from __future__ import annotations
 
 import difflib
+import fnmatch
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -175,6 +176,23 @@ def _builder(name: str, known: dict[str, Builder]) -> Builder:
         return known[name]
     nearest = difflib.get_close_matches(name, known, 1, 0.0)[0]
     raise ValueError(f"no benchmark task {name!r}; the nearest is {nearest!r}.")
+
+
+def env_split(env_name: str) -> str:
+    """``"meta-train"``, ``"validation"`` or ``"hold-out"``.
+
+    Raises:
+      ValueError: for an environment that belongs to none of them.
+    """
+    found = {
+        "meta-train": META_TRAIN_ENVS,
+        "validation": VALIDATION_ENVS,
+        "hold-out": HOLD_OUT_ENVS,
+    }
+    for split, patterns in found.items():
+        if any(fnmatch.fnmatch(env_name, pattern) for pattern in patterns):
+            return split
+    raise ValueError(f"{env_name!r} belongs to no split of experiments/splits.py.")
 
 
 def record(tasks: Iterable[Task | Family]) -> dict[str, str]:

@@ -34,6 +34,14 @@ class ScaleByProgressState(NamedTuple):
     count: Int[Array, ""]
 
 
+class ScaleByRelativeAdamState(NamedTuple):
+    """State of :func:`scale_by_relative_adam`; epoch and variance are those of the last update."""
+
+    adam: optax.ScaleByAdamState
+    epoch: Float[Array, ""]
+    explained_variance: Float[Array, ""]
+
+
 def scale_by_kl_adaptive_rate(
     learning_rate: float = 1e-3, target: float = 0.01
 ) -> optax.GradientTransformationExtraArgs:
@@ -73,13 +81,16 @@ def scale_by_kl_adaptive_rate(
 
 
 def scale_by_annealed_rate(
-    learning_rate: float, num_updates: int | None = None
+    learning_rate: Float[Array, ""] | float,
+    num_updates: int | None = None,
+    final: Float[Array, ""] | float = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Multiplies by minus a rate that falls linearly to 0 over the run.
+    """Multiplies by minus a rate that falls linearly over the run.
 
     Args:
       learning_rate: at the start, above 0.
       num_updates: length of the run in updates, used where the host passes no ``progress``.
+      final: share of the rate that is left at the end, in [0, 1].
     """
 
     def init(params: optax.Params) -> ScaleByProgressState:
@@ -96,18 +107,60 @@ def scale_by_annealed_rate(
         if progress is None and num_updates is None:
             raise ValueError("adam-anneal needs progress= in its update, or num_updates.")
         done = state.count / (num_updates or 1) if progress is None else progress
-        rate = learning_rate * jnp.clip(1.0 - done, 0.0, 1.0)
+        rate = learning_rate * (1.0 - (1.0 - final) * jnp.clip(done, 0.0, 1.0))
         return optax.tree.scale(-rate, updates), ScaleByProgressState(state.count + 1)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def scale_by_relative_adam(
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformationExtraArgs:
+    """Adam-Rel (Ellis et al. 2024, arXiv 2412.17113): Adam whose time starts over with a rollout.
+
+    The moments are kept; only the number of updates in the bias correction begins at 1 again, so
+    the first step after a jump of the gradient's size stays bounded. A rollout is new where
+    ``epoch``, the position among the passes, falls back, or ``explained_variance``, of which a
+    rollout has one, changes: with a single pass only the latter tells. Without both it is Adam.
+
+    Args:
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the root of the second moment.
+    """
+    adam = optax.scale_by_adam(b1, b2, eps)
+
+    def init(params: optax.Params) -> ScaleByRelativeAdamState:
+        start: Any = adam.init(params)
+        return ScaleByRelativeAdamState(start, jnp.zeros(()), jnp.zeros(()))
+
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        *,
+        epoch: Float[Array, ""] | float | None = None,
+        explained_variance: Float[Array, ""] | float | None = None,
+        **extras: Any,
+    ) -> tuple[optax.Updates, ScaleByRelativeAdamState]:
+        now = jnp.asarray(state.epoch if epoch is None else epoch, jnp.float32)
+        told = state.explained_variance if explained_variance is None else explained_variance
+        # Not finite is not equal to itself, which says nothing about the rollout.
+        variance = jnp.where(jnp.isfinite(told), told, state.explained_variance)
+        new = (now < state.epoch) | (variance != state.explained_variance)
+        inner: Any = state.adam._replace(count=jnp.where(new, 0, state.adam.count))
+        updates, inner = adam.update(updates, inner, params)
+        return updates, ScaleByRelativeAdamState(inner, now, jnp.asarray(variance, jnp.float32))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Named:
-    """Default rates for PPO and for ES, and how to build it from a rate."""
+    """Default rates for PPO and for ES (``None``: no use there), and how to build it from one."""
 
     ppo: float
-    es: float
+    es: float | None
     make: Make
 
 
@@ -118,13 +171,28 @@ def _adam_kl(rate: float) -> optax.GradientTransformation:
     return optax.chain(optax.scale_by_adam(), scale_by_kl_adaptive_rate(rate))
 
 
+def _adam_rel(rate: float) -> optax.GradientTransformation:
+    return optax.chain(scale_by_relative_adam(), optax.scale_by_learning_rate(rate))
+
+
+def _muon(rate: float) -> optax.GradientTransformation:
+    from optax import contrib
+
+    # Matrices move by a fifth of the rate a coordinate, as they do under Adam: a rate of Adam's
+    # size is then right for both halves (Liu et al. 2025, arXiv 2502.16982, section 2.2).
+    return contrib.muon(rate, consistent_rms=0.2)
+
+
 _NAMED = {
     "adam": _Named(3e-4, 1e-2, optax.adam),
+    # Within the 16 updates of a rollout its steps are 0.15 to 0.3 times those of Adam.
+    "adam-rel": _Named(1e-3, None, _adam_rel),
     "adam-kl": _Named(1e-3, 1e-2, _adam_kl),
     "adamw": _Named(3e-4, 1e-2, lambda rate: optax.adamw(rate, weight_decay=1e-4)),
     "sgd": _Named(1e-2, 1e-1, lambda rate: optax.sgd(rate, momentum=0.9)),
     "rmsprop": _Named(3e-4, 1e-2, lambda rate: optax.rmsprop(rate, decay=0.99, eps=1e-5)),
     "lion": _Named(1e-4, 3e-3, lambda rate: optax.lion(rate, b1=0.9, b2=0.99, weight_decay=0.0)),
+    "muon": _Named(3e-4, 1e-2, _muon),
 }
 _ANNEAL = "adam-anneal"
 
@@ -135,7 +203,7 @@ def list_optimizers() -> list[str]:
 
 
 def default_learning_rate(name: str, algo: Literal["ppo", "es"] = "ppo") -> float | None:
-    """The rate an optimizer gets if none is asked for; ``None`` for ``module:function``."""
+    """The rate an optimizer gets if none is asked for; ``None`` where it has no such rate."""
     if name == _ANNEAL:
         name = "adam"
     return getattr(_NAMED[name], algo) if name in _NAMED else None
@@ -159,7 +227,8 @@ def make_optimizer(
 
     Raises:
       ValueError: unknown name (the message has the nearest one), a factory that cannot be imported
-        or that makes no optax transformation, a rate that is not above 0, or one for a factory.
+        or that makes no optax transformation, a rate that is not above 0, one for a factory, or
+        ``adam-rel`` for ES.
 
     Example:
       >>> make_optimizer("adam", learning_rate=1e-3).init({"w": jnp.zeros(2)})[0].count
@@ -174,9 +243,12 @@ def make_optimizer(
             f"Unknown optimizer {name!r}; the nearest valid one is "
             f"{nearest(name, list_optimizers())!r}."
         )
-    rate = learning_rate
-    if rate is None:
-        rate = getattr(_NAMED["adam" if name == _ANNEAL else name], algo)
+    default = default_learning_rate(name, algo)
+    if default is None:
+        raise ValueError(
+            f"{name!r} follows the rollouts of PPO, which ES does not have: use 'adam'."
+        )
+    rate = default if learning_rate is None else learning_rate
     check_positive(name, learning_rate=rate)
     if name == _ANNEAL:
         return optax.chain(optax.scale_by_adam(), scale_by_annealed_rate(rate, num_updates))

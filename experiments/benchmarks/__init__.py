@@ -34,6 +34,14 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "learning curves against tuned Adam and other rivals",
         (*_JUDGED, "rival", "horizon", "rivals_only", "out"),
     ),
+    "policies": Benchmark(
+        "experiments.benchmarks.policies",
+        "returns of policies against tuned Adam and other rivals, on robots never seen",
+        (
+            *("size", "weights", "split", "envs", "algo", "seeds", "rival", "rivals_only"),
+            *("sweep", "cache", "out"),
+        ),
+    ),
     "cost": Benchmark(
         "experiments.benchmarks.cost",
         "time, memory and compilation of one update",
@@ -68,4 +76,8 @@ def run(what: str, options: Options) -> dict[str, Any]:
         if given and field.name not in (*benchmark.flags, "json"):
             flag = field.name.replace("_", "-")
             raise ValueError(f"--{flag} means nothing to the benchmark {what!r}.")
+    if not options.weights:
+        for_policies = what == "policies" and options.algo == "ppo"
+        weights = "mnemosyne-rl" if for_policies else "mnemosyne-base"
+        options = dataclasses.replace(options, weights=weights)
     return importlib.import_module(benchmark.module).run(options)

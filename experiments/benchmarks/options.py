@@ -16,8 +16,9 @@ class Options:
 
     size: Size = "smoke"
     """smoke: seconds, structure only; small: a processor's half hour; full: wants a GPU."""
-    weights: str = "mnemosyne-base"
-    """Name of shipped weights, a file, or a meta-training folder."""
+    weights: str = ""
+    """Name of shipped weights, a file, or a meta-training folder; default: mnemosyne-base, for
+    policies trained by PPO mnemosyne-rl."""
     rival: tuple[str, ...] = ()
     """Learned rivals as NAME=FILE: a baseline such as lstm=lstm.safetensors, or any other name for
     more weights of our own."""
@@ -34,6 +35,14 @@ class Options:
     meta-training (stability, default 50)."""
     rivals_only: bool = False
     """Only compute what the cache lacks of the hand-designed rivals."""
+    split: Literal["meta-train", "validation", "hold-out"] | None = None
+    """Environments of policies; default: hold-out, at smoke control tasks of meta-training."""
+    envs: tuple[str, ...] = ()
+    """Only environments whose names contain one of these, or others of the split by full name."""
+    algo: Literal["ppo", "es"] = "ppo"
+    """How policies are trained."""
+    sweep: bool = False
+    """Vary the training of policies one setting at a time, on validation environments."""
     data_dir: str | None = None
     """Folder with data sets; default: MNEMOSYNE_DATA_DIR, else tasks without data."""
     cache: Path = Path(".cache/benchmarks")

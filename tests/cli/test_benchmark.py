@@ -58,7 +58,7 @@ def test_benchmark_optimizers_smoke_writes_rows_table_and_picture(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "say what to measure: optimizers, cost, stability"),
+        ([], "say what to measure: optimizers, policies, cost, stability"),
         (["optimizer"], "did you mean 'optimizers'?"),
         (["cost", "--params", "many"], "--params takes sizes of at least 1"),
         (["cost", "--seeds", "3"], "--seeds means nothing to the benchmark 'cost'"),
@@ -73,6 +73,13 @@ def test_benchmark_optimizers_smoke_writes_rows_table_and_picture(
         (["optimizers", "--stress"], "take one"),
         (["optimizers", "--size", "tiny"], "unknown value 'tiny' for --size"),
         (["stability", "--horizon", "0"], "--horizon must be positive"),
+        (["policies", "--split", "hold-out"], "--size smoke only runs control tasks"),
+        (["policies", "--size", "small", "--envs", "brax:hopper"], "there are brax:walker2d"),
+        (["policies", "--size", "small", "--envs", "brax:hoper"], "no split"),
+        (["policies", "--size", "small", "--seeds", "0"], "--seeds must be at least 1"),
+        (["policies", "--tasks", "mlp"], "--tasks means nothing to the benchmark 'policies'"),
+        (["policies", "--rival", "oracle=mnemosyne-rl"], "that name is taken"),
+        (["policies", "--sweep", "--algo", "es"], "leave out --algo es"),
     ],
 )
 def test_benchmark_mistakes_are_answered_with_a_sentence(

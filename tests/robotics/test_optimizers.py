@@ -30,12 +30,17 @@ def needs_arguments(rate):
     return optax.sgd(rate)
 
 
-@pytest.mark.parametrize(
-    "name", ["adam", "adam-anneal", "adam-kl", "adamw", "lion", "rmsprop", "sgd"]
-)
+def test_the_rivals_of_the_policy_benchmark_are_known_by_name():
+    assert list_optimizers() == [
+        "adam", "adam-anneal", "adam-kl", "adam-rel", "adamw", "lion", "muon", "rmsprop", "sgd",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list_optimizers())
 @pytest.mark.parametrize("algo", ["ppo", "es"])
 def test_every_named_optimizer_descends_and_keeps_its_state_structure(name, algo):
-    assert name in list_optimizers()
+    if name == "adam-rel" and algo == "es":
+        pytest.skip("follows rollouts")
     optimizer = make_optimizer(name, algo=algo)
     start = optimizer.init(_PARAMS)
     updates, state = _step(optimizer, start, **_EXTRAS)
@@ -98,6 +103,59 @@ def test_kl_adaptive_rate_acts_at_once_and_stays_in_its_range():
         np.testing.assert_allclose(state.learning_rate, end, rtol=1e-6)
 
 
+def _relative_steps(extras):
+    """Steps of Adam-Rel at rate 1 under a constant gradient, by what it is told."""
+    optimizer = make_optimizer("adam-rel", 1.0)
+    state, steps = optimizer.init(_PARAMS), []
+    for told in extras:
+        updates, state = _step(optimizer, state, **told)
+        steps.append(-float(updates["b"]))
+    return np.asarray(steps)
+
+
+def _bias_corrected(counts):
+    """The same by hand: gradients of one, moments that never start over, time that does."""
+    updates = np.arange(1, len(counts) + 1)
+    counts = np.asarray(counts)
+    mu, nu = ((1 - decay**updates) / (1 - decay**counts) for decay in (0.9, 0.999))
+    return mu / np.sqrt(nu)
+
+
+def test_adam_rel_counts_time_within_a_rollout_and_keeps_its_moments():
+    # Two passes of two minibatches over two rollouts.
+    epochs = [0.0, 0.0, 1.0, 1.0] * 2
+    told = [{"epoch": epoch, "explained_variance": 0.25} for epoch in epochs]
+    found = _relative_steps(told)
+    np.testing.assert_allclose(found, _bias_corrected([1, 2, 3, 4] * 2), rtol=1e-3)
+    assert found[4] > found[3]  # with a constant gradient Adam itself always moves by 1
+    np.testing.assert_allclose(_relative_steps([{}] * 4), 1.0, rtol=1e-3)
+
+
+def test_adam_rel_sees_a_new_rollout_of_a_single_pass_by_its_explained_variance():
+    variances = [0.0, 0.0, 0.5, 0.5, jnp.nan, 0.6]
+    told = [{"epoch": 0.0, "explained_variance": variance} for variance in variances]
+    np.testing.assert_allclose(
+        _relative_steps(told), _bias_corrected([1, 2, 1, 2, 3, 1]), rtol=1e-3
+    )
+
+
+def test_adam_rel_is_refused_where_there_are_no_rollouts():
+    with pytest.raises(ValueError, match="which ES does not have"):
+        make_optimizer("adam-rel", algo="es")
+
+
+def test_muon_moves_matrices_along_their_singular_vectors_and_vectors_like_nadam():
+    grads = {"w": jnp.diag(jnp.array([4.0, 1.0])), "b": jnp.array([3.0, -3.0])}
+    optimizer = make_optimizer("muon", 1e-3)
+    updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+    # With Nesterov momentum, whose first step is 0.9 * 0.1 / 0.19 + 1.
+    np.testing.assert_allclose(updates["b"], [-1.4737e-3, 1.4737e-3], rtol=1e-4)
+    # Singular values become about one, times 0.2 sqrt(2): a fifth of the rate root mean square.
+    moved = np.asarray(updates["w"])
+    np.testing.assert_allclose(np.diag(moved), -1e-3 * 0.2 * np.sqrt(2.0), rtol=0.4)
+    np.testing.assert_allclose(moved - np.diag(np.diag(moved)), 0.0, atol=1e-9)
+
+
 def test_factory_by_module_and_function_takes_extras():
     updates, _ = _step(make_optimizer(f"{__name__}:factory"), **_EXTRAS)
     np.testing.assert_allclose(updates["w"], -0.5)
@@ -132,5 +190,5 @@ def test_bad_learning_rate_is_refused_with_a_sentence():
 def test_default_rates_are_known_for_every_name():
     for name in list_optimizers():
         assert optimizers.default_learning_rate(name) > 0
-        assert optimizers.default_learning_rate(name, "es") > 0
+        assert (optimizers.default_learning_rate(name, "es") is None) == (name == "adam-rel")
     assert optimizers.default_learning_rate("module:function") is None
