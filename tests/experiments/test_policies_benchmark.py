@@ -128,6 +128,8 @@ def test_environments_can_be_named_within_their_split_only() -> None:
             names(**changes)
     with pytest.raises(ValueError, match="belongs to no split"):
         names(envs=("probe:value",))
+    with pytest.raises(ValueError, match="run inside JAX; there are brax:hopper"):
+        names(split="validation", envs=("gym:Hopper-v5",))
     with pytest.raises(ValueError, match="--size smoke only runs"):
         names(size="smoke", split="hold-out")
 

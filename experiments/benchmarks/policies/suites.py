@@ -169,6 +169,11 @@ def _chosen(words: tuple[str, ...], lengths: dict[str, int], where: Split) -> li
                 f"--envs {word}: no environment of the {where} split's suite has such a name; "
                 f"there are {', '.join(lengths)}."
             )
+        if word.startswith("gym:"):  # a run of the benchmark is one program for all seeds
+            raise ValueError(
+                f"--envs {word}: the benchmark takes environments that run inside JAX; "
+                f"there are {', '.join(lengths)}."
+            )
         found.append(word)
     return found
 
