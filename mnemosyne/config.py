@@ -49,6 +49,9 @@ class MnemosyneConfig:
     """``plus``: attention over the tokens of the whole network."""
     residual: bool = True
     """``plus``: the per-coordinate residual."""
+    polar: bool = True
+    """``plus``: matrices may follow their momentum orthogonalised tile by tile, as Muon does with
+    whole ones."""
     moments: Moments = "float32"
     """``plus``: how the moments are stored. ``float32``; ``bfloat16-mu``: the first one in half;
     ``lean``: both in half, the second with stochastic rounding, about 1.1 floats a parameter."""

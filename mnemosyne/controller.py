@@ -25,8 +25,8 @@ MetaParams = dict[str, Any]
 
 MAX_LOG_STEP = 7.0
 """Bound of a token's log step size around ``log(1e-3)``: rates from 1e-6 to 1."""
-NUM_SCALARS = 4
-"""Step size, Nesterov weight and the two decays."""
+NUM_SCALARS = 5
+"""Step size, Nesterov weight, the two decays and the weight of the orthogonalised momentum."""
 
 
 def init(key: Key[Array, ""], config: MnemosyneConfig) -> MetaParams:
@@ -154,7 +154,7 @@ def control(
 
 def _controls(out: Float[Array, "tokens scalars"], gates: Float[Array, "tokens gates"]) -> Controls:
     """Bounds what the heads say; all zero is exactly Adam, up to rounding."""
-    bounded = jnp.tanh(out / jnp.asarray([MAX_LOG_STEP, 1.0, 1.0, 1.0]))
+    bounded = jnp.tanh(out / jnp.asarray([MAX_LOG_STEP, 1.0, 1.0, 1.0, 1.0]))
     coefficients = 0.5 * jnp.tanh(2.0 * gates)
     half = coefficients.shape[1] // 2
     return Controls(
@@ -163,6 +163,7 @@ def _controls(out: Float[Array, "tokens scalars"], gates: Float[Array, "tokens g
         # The logits of 0.9 and 0.99; decays from 0.55 to 0.985, and from 0.91 to 0.999.
         beta1=jax.nn.sigmoid(jnp.log(9.0) + 2.0 * bounded[:, 2]),
         beta2=jax.nn.sigmoid(jnp.log(99.0) + 2.3 * bounded[:, 3]),
+        polar=bounded[:, 4],
         momentum_gates=coefficients[:, :half],
         gradient_gates=coefficients[:, half:],
     )

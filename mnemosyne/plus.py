@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from mnemosyne import controller, features, halves, memory, rule, units
+from mnemosyne import controller, features, halves, memory, polar, rule, units
 from mnemosyne.config import MnemosyneConfig
 from mnemosyne.controller import MetaParams
 from mnemosyne.features import LossState
@@ -138,8 +138,8 @@ def _update(
     sample = _draw(tensors, packing, state, verdict)
     encoded = features.encode_extras(extras, loss)
     controls, remembered = _control(theta, config, layout, sample, state, encoded)
-    coefficients, masses = _coefficients(controls, state, verdict, features.rms(sample.p))
-    deltas, mu, nu = _apply(packing, tensors, coefficients, config)
+    coefficients, masses = _coefficients(controls, state, verdict, features.rms(sample.p), layout)
+    deltas, mu, nu = _apply(packing, layout, tensors, coefficients, config)
 
     def rebuild(blocks: Blocks, like: optax.Updates) -> optax.Updates:
         leaves = treedef.unflatten(from_blocks(blocks, packing, layout))
@@ -163,6 +163,7 @@ def _coefficients(
     state: ScaleByMnemosyneState,
     verdict: units.Verdict,
     rms_p: Float[Array, " tokens"],
+    layout: Layout,
 ) -> tuple[Coefficients, tuple[Array, Array]]:
     """Row coefficients of each token, and the weight its moments have gathered.
 
@@ -175,6 +176,7 @@ def _coefficients(
     mu_mass, nu_mass = keep_mu * state.mu_mass + add_mu, keep_nu * state.nu_mass + add_nu
     step = jnp.where(verdict.ok, rule.BASE_STEP * jnp.exp(controls.log_step), 0.0)
     unknown = rms_p <= 0
+    matrices = np.repeat([polar.is_matrix(shape) for shape in layout.shapes], layout.tokens)
     coefficients = Coefficients(
         keep_mu=(keep_mu * verdict.ratio)[:, None],
         add_mu=add_mu[:, None],
@@ -184,6 +186,7 @@ def _coefficients(
         correct_nu=(1.0 / jnp.maximum(nu_mass, _TINY))[:, None],
         step=step[:, None],
         nesterov=controls.nesterov[:, None],
+        polar=jnp.where(matrices, controls.polar, 0.0)[:, None],
         inverse_rms_p=jnp.where(unknown, 0.0, 1.0 / jnp.where(unknown, 1.0, rms_p))[:, None],
         momentum_gates=controls.momentum_gates,
         gradient_gates=controls.gradient_gates,
@@ -240,14 +243,26 @@ def _control(
 
 
 def _apply(
-    packing: Packing, tensors: _Tensors, coefficients: Coefficients, config: MnemosyneConfig
+    packing: Packing,
+    layout: Layout,
+    tensors: _Tensors,
+    coefficients: Coefficients,
+    config: MnemosyneConfig,
 ) -> tuple[Blocks, Blocks, Blocks]:
     """Runs the rule on every block; returns updates and moments."""
-    results = []
-    for tokens, g, mu, nu, p in zip(packing.row_tokens, *tensors, strict=True):
-        delta, moments = rule.update_rows(g, rule.Moments(mu, nu), p, coefficients.rows(tokens))
+    rows = [coefficients.rows(tokens) for tokens in packing.row_tokens]
+    mus = [rule.momentum(*block) for block in zip(tensors.g, tensors.mu, rows, strict=True)]
+    polars: list[Any] = [None] * len(rows)
+    if config.polar:
+        ahead = [rule.lookahead(*block) for block in zip(tensors.g, mus, rows, strict=True)]
+        polars = to_blocks(polar.factors(from_blocks(ahead, packing, layout)), packing, layout)
+    deltas, nus = [], []
+    for g, mu, nu, p, direction, row in zip(
+        tensors.g, mus, tensors.nu, tensors.p, polars, rows, strict=True
+    ):
+        delta, second = rule.update_rows(g, rule.Moments(mu, nu), p, direction, row)
         if config.moments == "lean":
-            moments = moments._replace(nu=halves.round_stochastically(moments.nu, g, moments.mu))
-        results.append((delta, *moments))
-    deltas, mus, nus = (list(group) for group in zip(*results, strict=True))
+            second = halves.round_stochastically(second, g, mu)
+        deltas.append(delta)
+        nus.append(second)
     return deltas, mus, nus

@@ -35,8 +35,8 @@ class MetaTrainConfig:
     learning_rate: float = 3e-3
     """Peak rate of the outer Adam; decays to a tenth along a cosine."""
     clip: float = 3.0
-    """Bound of a pair's difference (``bptt``: of the norm of a worker's gradient), in multiples of
-    the median one."""
+    """Bound of a pair's difference (``bptt``: of the norm of a worker's gradient, whose median is
+    the unit of its family's), in multiples of the median one."""
     average: float = 0.98
     """Decay of the running average of theta, which is what is validated and shipped."""
     frozen: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ from mnemosyne.meta.estimators.interface import (
 
 
 def make(clip: float) -> Estimator:
-    """BPTT whose workers' gradient norms are clipped at ``clip`` times the median one."""
+    """BPTT; see :func:`gradient` for what ``clip`` bounds."""
     return Estimator("bptt", init_state, advance, lambda c: gradient(c, clip))
 
 
@@ -38,14 +38,22 @@ def advance(
 
 
 def gradient(contributions: Contribution, clip: float) -> Theta:
-    """The mean over workers; one whose gradient is not finite counts as zero."""
+    """The mean over workers; one whose gradient is not finite counts as zero.
+
+    Args:
+      contributions: of all workers.
+      clip: bound of a worker's gradient norm in multiples of the median one, which then is the unit
+        of the mean: problems whose loss falls by orders of magnitude must not outvote the others.
+        Infinite for neither bound nor unit.
+    """
     leaves = jax.tree.leaves(contributions.direction)
     norm = jnp.sqrt(sum(jnp.sum(jnp.square(x), axis=tuple(range(1, x.ndim))) for x in leaves))
     finite = jnp.isfinite(norm)
     norm = jnp.where(finite, norm, 0.0)
     weights = finite / norm.shape[0]
     if clip < float("inf"):
-        weights *= jnp.minimum(1.0, clip * jnp.median(norm) / jnp.maximum(norm, 1e-30))
+        unit = jnp.maximum(jnp.median(norm), 1e-30)
+        weights *= jnp.minimum(1.0 / unit, clip / jnp.maximum(norm, 1e-30))
 
     def mean(x: Array) -> Array:
         # Zero times nan would be nan.

@@ -156,8 +156,20 @@ def test_gradient_of_bptt_bounds_norms_and_ignores_non_finite_workers() -> None:
     }
     contributions = estimators.Contribution(directions, jnp.zeros((5, 1)))
     found = estimators.make_estimator("bptt", clip=2.0).gradient(contributions)
-    np.testing.assert_allclose(found["a"], [(3 - 3 + 3 + 6) / 5], rtol=1e-6)
-    np.testing.assert_allclose(found["b"], (4 + 4 + 4 + 8) / 5, rtol=1e-6)
+    # The median norm is 5; nan counts as a norm of 0, and as a worker.
+    np.testing.assert_allclose(found["a"], [(3 - 3 + 3 + 6) / 5 / 5], rtol=1e-6)
+    np.testing.assert_allclose(found["b"], (4 + 4 + 4 + 8) / 5 / 5, rtol=1e-6)
+
+
+def test_gradient_of_bptt_counts_families_alike_whatever_their_scale() -> None:
+    norms = jnp.asarray([[1.0], [0.5], [8.0]])
+    bptt, plain = (estimators.make_estimator("bptt", clip=clip) for clip in (1.0, float("inf")))
+    small, large = (
+        estimators.Contribution({"a": scale * norms}, jnp.zeros((3, 1))) for scale in (1e-6, 1e6)
+    )
+    np.testing.assert_allclose(bptt.gradient(small)["a"], [(1 + 0.5 + 1) / 3], rtol=1e-6)
+    np.testing.assert_allclose(bptt.gradient(large)["a"], [(1 + 0.5 + 1) / 3], rtol=1e-6)
+    np.testing.assert_allclose(plain.gradient(large)["a"], [1e6 * 9.5 / 3], rtol=1e-6)
 
 
 def test_perturbation_is_gaussian_everywhere_but_under_the_mask() -> None:
