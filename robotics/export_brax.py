@@ -41,8 +41,9 @@ def brax_params(policy: PolicyFile) -> tuple[Any, dict[str, Any]]:
     mean, std = (policy.tensors[f"normalizer/{name}"] for name in ("mean", "std"))
     # As many samples as the run had, so that a run that goes on in Brax keeps what it has seen.
     count = max(int(policy.header.get("env_steps", 0)), 1)
+    limbs: Any = types.UInt64  # a class made by flax, whose fields no type checker sees
     normalizer = running_statistics.RunningStatisticsState(
-        count=types.UInt64(hi=count >> 32, lo=count & 0xFFFFFFFF),
+        count=limbs(hi=count >> 32, lo=count & 0xFFFFFFFF),
         mean=mean,
         std=std,
         summed_variance=np.square(std) * np.float32(count),
@@ -118,7 +119,7 @@ def write_brax(folder: Path, policy: PolicyFile) -> Path:
         observation_size=network["observation_size"],
         action_size=network["action_size"],
     )
-    checkpoint.save(folder.absolute(), step, brax_params(policy), config)
+    checkpoint.save(str(folder.absolute()), step, brax_params(policy), config)
     return written
 
 
@@ -133,6 +134,6 @@ def run_brax(
     import jax
     from brax.training.agents.ppo import checkpoint
 
-    act = checkpoint.load_policy(folder.absolute(), deterministic=True)
+    act = checkpoint.load_policy(str(folder.absolute()), deterministic=True)
     actions, _ = jax.jit(act)(np.asarray(obs, np.float32), jax.random.PRNGKey(0))
     return np.asarray(actions)

@@ -44,7 +44,7 @@ class _Graph:
         self.constants.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
         return name
 
-    def add(self, kind: str, *others: str, output: str | None = None, **attributes: int) -> None:
+    def add(self, kind: str, *others: str, output: str | None = None, **attributes: Any) -> None:
         """``last = kind(last, *others)``."""
         from onnx import helper
 

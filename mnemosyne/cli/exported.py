@@ -84,7 +84,9 @@ def _check_fit(header: dict[str, Any], env: Any) -> None:
     chooses = getattr(env, "discrete", False)
     if ours == (env.observation_size, env.action_size) and ours_chooses == chooses:
         return
-    infos = [] if ours_chooses else [envs.describe(name) for name in envs.list_envs()]
+    # Sizes do not tell which of Gymnasium's environments take choices.
+    names = [name for name in envs.list_envs() if not name.startswith("gym:")]
+    infos = [] if ours_chooses else [envs.describe(name) for name in names]
     fitting = [info.name for info in infos if ours == (info.observation_size, info.action_size)]
     fit = f"; {fitting[0]} would fit" if fitting else ""
     raise ValueError(
