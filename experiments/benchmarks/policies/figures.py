@@ -94,7 +94,7 @@ def _curve(axes: Any, row: Row, style: dict[str, Any]) -> None:
     middle = [statistics.iqm(column) for column in curves.T]
     axes.plot(steps, middle, label=row["optimizer"], **style)
     if row["optimizer"] in _BANDS:
-        bounds = [statistics.bootstrap(column, statistics.iqm, _DRAWS) for column in curves.T]
+        bounds = [statistics.bootstrap(column, statistics.iqm, draws=_DRAWS) for column in curves.T]
         low, high = np.asarray(bounds).T
         axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
