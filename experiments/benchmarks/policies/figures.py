@@ -67,7 +67,8 @@ def _figure(columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
 
 def _save(figure: Any, first: Any, path: Path) -> None:
     handles, labels = first.get_legend_handles_labels()
-    place = {"loc": "outside lower center", "ncols": 7, "frameon": False, "fontsize": 7}
+    columns = max(1, round(figure.get_figwidth()))  # an entry is about an inch wide
+    place = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 7}
     figure.legend(handles, labels, **place)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
