@@ -67,7 +67,8 @@ def _figure(columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
 
 def _save(figure: Any, first: Any, path: Path) -> None:
     handles, labels = first.get_legend_handles_labels()
-    place = {"loc": "outside lower center", "ncols": 7, "frameon": False, "fontsize": 7}
+    columns = max(1, round(figure.get_figwidth()))  # an entry is about an inch wide
+    place = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 7}
     figure.legend(handles, labels, **place)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
@@ -94,7 +95,7 @@ def _curve(axes: Any, row: Row, style: dict[str, Any]) -> None:
     middle = [statistics.iqm(column) for column in curves.T]
     axes.plot(steps, middle, label=row["optimizer"], **style)
     if row["optimizer"] in _BANDS:
-        bounds = [statistics.bootstrap(column, statistics.iqm, _DRAWS) for column in curves.T]
+        bounds = [statistics.bootstrap(column, statistics.iqm, draws=_DRAWS) for column in curves.T]
         low, high = np.asarray(bounds).T
         axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
