@@ -59,6 +59,7 @@ def test_recipe_of_the_page_makes_an_environment_and_a_random_robot(folder):
     assert list(randomization.draw(env.task.randomize, key, env.mjx_model)) == [".body_mass"]
 
 
+@pytest.mark.slow  # four programs around MJX: two minutes of compilation
 def test_command_trains_a_users_robot_and_evaluates_it(tmp_path, monkeypatch, capsys):
     for file in ("two_link_crawler.xml", "two_link_crawler.py"):
         shutil.copy(ROBOTS / file, tmp_path)

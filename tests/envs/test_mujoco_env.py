@@ -84,7 +84,8 @@ def hopper() -> Played:
 
     keys = jax.random.split(jax.random.key(0), NUM_LANES)
     shape = (NUM_LANES, NUM_STEPS, env.action_size)
-    actions = jax.random.uniform(jax.random.key(1), shape, minval=-1.0, maxval=1.0)
+    # Weak enough for the robot to land and to stay on its foot until the time limit.
+    actions = jax.random.uniform(jax.random.key(1), shape, minval=-0.2, maxval=0.2)
     play = jax.jit(jax.vmap(lane), compiler_options=QUICK)
     return Played(env, *play(keys, actions), actions)
 
@@ -117,7 +118,7 @@ def test_hopper_reward_and_position_are_those_of_the_task(hopper):
     running = np.asarray(hopper.states.done) == 0  # after a restart physics is already the new one
     qpos, qvel = (np.asarray(getattr(hopper.states.physics, name)) for name in ("qpos", "qvel"))
     reward = 1.0 + qvel[..., 0] - 0.01 * np.square(hopper.actions).sum(axis=-1)
-    np.testing.assert_allclose(hopper.states.reward[running], reward[running], rtol=1e-5)
+    np.testing.assert_allclose(hopper.states.reward[running], reward[running], atol=1e-6)
     x = np.asarray(hopper.states.metrics["x_position"])
     np.testing.assert_array_equal(x[running], qpos[..., 0][running])
     truncation = np.asarray(hopper.states.info["truncation"])
@@ -144,10 +145,10 @@ def test_hopper_moves_as_in_mujocos_c_code_through_its_first_contacts(hopper):
     for lane in range(NUM_LANES):
         ours = np.asarray(hopper.states.physics.qpos[lane])[: TIME_LIMIT - 1]
         theirs = _in_c(hopper, lane)
-        np.testing.assert_allclose(ours[:5], theirs[:5], atol=1e-5)
-        np.testing.assert_allclose(ours, theirs, atol=2e-3)
+        # 1e-5 after 15 steps of 4 simulator steps each, in float32 against float64.
+        np.testing.assert_allclose(ours, theirs, atol=5e-5)
         # The comparison can fail: a hundredth more gravity is seen.
-        assert np.abs(ours[:5] - _in_c(hopper, lane, gravity=-9.91)[:5]).max() > 1e-4
+        assert np.abs(ours - _in_c(hopper, lane, gravity=-9.91)).max() > 2e-4
     assert np.asarray(hopper.states.physics._impl.contact.dist).min() < 0.0  # it has landed
 
 
