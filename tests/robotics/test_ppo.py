@@ -289,7 +289,6 @@ def test_bad_setting_is_refused_with_a_sentence(changes, words):
 def test_presets_are_configs_and_take_changes():
     for name in ("brax:hopper", "brax:inverted_pendulum", "control:pendulum"):
         assert presets(name, num_timesteps=100_000).num_timesteps == 100_000
-    # A name of its own wins over its family; any id of Gymnasium has the family's.
     assert presets("gym:Any-v0").batch_size == 2048 == presets("gym:Any-v0").unroll_length * 16
     with pytest.raises(TypeError):
         presets("brax:hopper", no_such_field=1)
