@@ -10,6 +10,7 @@ outlives the program that started it. Nothing is pickled: a message is a letter,
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import struct
@@ -48,8 +49,7 @@ def _quiet(task: str) -> Iterator[None]:
     if spec is None or "mujoco" not in str(spec.entry_point):
         yield
         return
-    import mujoco
-
+    mujoco: Any = importlib.import_module("mujoco")  # has no types
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda text: None)
     try:

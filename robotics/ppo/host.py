@@ -133,7 +133,7 @@ class _Runner:
         self._returns = self._returns + after.reward
         self._lengths = self._lengths + 1.0
         kept = Rollout(
-            obs=obs,  # pyright: ignore[reportArgumentType] - NumPy until it is learned from
+            obs=obs,
             extras=extras,
             reward=self._apart(after.reward),
             termination=self._apart(after.termination),
@@ -168,20 +168,33 @@ def _compile(setup: Setup, state: TrainState) -> tuple[_Programs, float]:
     length, envs, (obs_size, action_size) = config.unroll_length, config.num_envs, setup.sizes
     raw_size = distributions.raw_size(action_size, setup.discrete)
     numbers, obs = rows(length, envs), rows(length, envs, obs_size)
-    extras = rows(length, envs, raw_size), numbers
-    rollout = Rollout(obs, extras, *[numbers] * 3, obs, *[numbers] * 2)
+    rollout = Rollout(
+        obs=obs,
+        extras=(rows(length, envs, raw_size), numbers),
+        reward=numbers,
+        termination=numbers,
+        truncation=numbers,
+        final_obs=obs,
+        episode_return=numbers,
+        episode_steps=numbers,
+    )
     params = jax.eval_shape(jax.vmap(learn.inference_params), state)
     last = jax.eval_shape(jax.vmap(lambda one: learn.no_update_yet(setup, one)), state)
-    made = [
-        programs.compile_timed(jax.vmap(begin), state.key),
-        programs.compile_timed(jax.vmap(learn.inference_params), state),
-        programs.compile_timed(
-            jax.vmap(lambda params, obs, noise: learn.make_act(setup, params)(obs, noise)),
-            params,
-            rows(envs, obs_size),
-            rows(envs, action_size),
-        ),
-        programs.compile_timed(jax.vmap(improve), state, last, rollout, state.key),
-    ]
-    finish = jax.jit(jax.vmap(lambda *parts: learn.finish(setup, *parts)))
-    return _Programs(*(program for program, _ in made), finish), sum(time for _, time in made)
+    times = []
+
+    def program(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+        compiled, seconds = programs.compile_timed(jax.vmap(function), *args)
+        times.append(seconds)
+        return compiled
+
+    def act(params: PyTree, obs: Array, noise: Array) -> Any:
+        return learn.make_act(setup, params)(obs, noise)
+
+    compiled = _Programs(
+        begin=program(begin, state.key),
+        inference_params=program(learn.inference_params, state),
+        act=program(act, params, rows(envs, obs_size), rows(envs, action_size)),
+        improve=program(improve, state, last, rollout, state.key),
+        finish=jax.jit(jax.vmap(lambda *parts: learn.finish(setup, *parts))),
+    )
+    return compiled, sum(times)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robotics import networks
+from robotics import export, networks
 from robotics.networks import NetworkConfig
 from robotics.normalize import init_statistics, update
 
@@ -93,3 +93,21 @@ def test_deterministic_action_ignores_the_key_and_follows_the_spec():
 def test_bad_network_is_refused_with_a_sentence(fields, words):
     with pytest.raises(ValueError, match=words):
         NetworkConfig(**fields)
+
+
+def test_policy_of_choices_has_logits_and_no_noise_parameters(tmp_path):
+    config = NetworkConfig(policy_hidden=(4,))
+    params = networks.init_policy(jax.random.key(0), 3, 5, config, discrete=True)
+    assert "log_std" not in params and params["mlp"]["layer_1"]["bias"].shape == (5,)
+    policy = networks.make_policy(3, 5, config, discrete=True)
+    assert (policy.spec["squash"], policy.spec["noise"]) == ("argmax", "none")
+    acting = networks.policy_params(params, init_statistics((3,)))
+    obs = jax.random.normal(jax.random.key(1), (7, 3))
+    best = policy.act(acting, obs, jax.random.key(2), True)
+    logits = networks.apply_mlp(params["mlp"], obs, config.activation)
+    assert best.dtype == jnp.int32
+    np.testing.assert_array_equal(best, np.argmax(logits, axis=-1))
+    export.export_policy(tmp_path, policy.spec, acting, {})
+    np.testing.assert_array_equal(export.load_numpy_policy(tmp_path)(np.asarray(obs)), best)
+    drawn = policy.act(acting, jnp.zeros((900, 3)), jax.random.key(3), False)
+    np.testing.assert_allclose(np.bincount(drawn) / 900, 0.2, atol=0.07)

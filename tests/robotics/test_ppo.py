@@ -13,7 +13,7 @@ from envs.registry import make
 from robotics import networks, normalize
 from robotics.algorithm import count_env_steps
 from robotics.networks import NetworkConfig
-from robotics.ppo import PPOConfig, losses, make_ppo, presets, train
+from robotics.ppo import PPOConfig, learn, losses, make_ppo, presets
 from robotics.rollout import Rollout
 from tests.robotics.optimizers_under_test import PPO_FACTORIES
 
@@ -218,12 +218,12 @@ def test_episode_metrics_count_finished_episodes_and_stay_finite(run):
 def test_episode_metrics_hold_their_last_value():
     one = {"episode/sum_reward": jnp.array([6.0, 0.0]), "episode/length": jnp.array([30.0, 0.0])}
     carried = {name: jnp.zeros(()) for name in one}
-    metrics, carried = train._episode_metrics(
+    metrics, carried = learn._episode_metrics(
         one | {"episode/count": jnp.array([3.0, 0.0])}, carried
     )
     assert metrics["episode/sum_reward"] == 2.0 and metrics["episode/length"] == 10.0
     nothing = {name: jnp.zeros(2) for name in (*one, "episode/count")}
-    metrics, _ = train._episode_metrics(nothing, carried)
+    metrics, _ = learn._episode_metrics(nothing, carried)
     assert metrics["episode/sum_reward"] == 2.0 and metrics["episode/count"] == 0.0
 
 
@@ -257,13 +257,13 @@ def test_rewards_are_divided_by_the_deviation_of_discounted_returns():
         arrays = [jnp.asarray(a, jnp.float32) for a in (reward, *ends)]
         unused = jnp.zeros((4, 3))
         rollout = Rollout(unused[..., None], None, *arrays, unused[..., None], unused, unused)
-        normalizer, scale = train._reward_scale(config, normalizer, rollout)
+        normalizer, scale = learn._reward_scale(config, normalizer, rollout)
         for t in range(4):
             total = 0.9 * total + reward[t]
             returns.append(total)
             total = total * (1 - ends[:, t].sum(0))
     np.testing.assert_allclose(scale, 2.0 / np.std(returns), rtol=1e-5)
-    assert train._reward_scale(_config(reward_scaling=3.0), {}, rollout) == ({}, 3.0)
+    assert learn._reward_scale(_config(reward_scaling=3.0), {}, rollout) == ({}, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -289,6 +289,7 @@ def test_bad_setting_is_refused_with_a_sentence(changes, words):
 def test_presets_are_configs_and_take_changes():
     for name in ("brax:hopper", "brax:inverted_pendulum", "control:pendulum"):
         assert presets(name, num_timesteps=100_000).num_timesteps == 100_000
+    assert presets("gym:Any-v0").batch_size == 2048 == presets("gym:Any-v0").unroll_length * 16
     with pytest.raises(TypeError):
         presets("brax:hopper", no_such_field=1)
 
