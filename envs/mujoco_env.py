@@ -2,9 +2,9 @@
 """A user's own MuJoCo model as an environment: ``mujoco:path/to/model.xml``, simulated by MJX.
 
 The task comes from a Python file beside the model (:mod:`envs.mujoco_task`). MJX is MuJoCo in JAX;
-it computes in float32 and agrees with MuJoCo's C code to about 1e-5 for a fraction of a second, then
-contacts amplify the difference. It runs as many solver iterations as the model says: for speed,
-give it few, ``<option iterations="4" ls_iterations="8"/>``.
+it computes in float32 and agrees with MuJoCo's C code to about 1e-5 for a fraction of a second,
+then contacts amplify the difference. It runs as many solver iterations as the model says: for
+speed, give it few, ``<option iterations="4" ls_iterations="8"/>``.
 """
 
 from __future__ import annotations
