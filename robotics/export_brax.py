@@ -10,6 +10,7 @@ cannot state a standard deviation ``0.001 + exp(log_std)`` that depends on the o
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ def brax_params(policy: PolicyFile) -> tuple[Any, dict[str, Any]]:
       ImportError: without ``brax``.
       ValueError: for an unknown kind of network.
     """
-    from brax.training import types
     from brax.training.acme import running_statistics
 
+    types: Any = importlib.import_module("brax.training.types")  # a flax dataclass has no types
     network = mlp_network(policy.header)
     mean, std = (policy.tensors[f"normalizer/{name}"] for name in ("mean", "std"))
     # As many samples as the run had, so that a run that goes on in Brax keeps what it has seen.
@@ -107,7 +108,7 @@ def write_brax(folder: Path, policy: PolicyFile) -> Path:
         observation_size=network["observation_size"],
         action_size=network["action_size"],
     )
-    checkpoint.save(folder.absolute(), step, brax_params(policy), config)
+    checkpoint.save(str(folder.absolute()), step, brax_params(policy), config)
     return written
 
 
@@ -122,6 +123,6 @@ def run_brax(
     import jax
     from brax.training.agents.ppo import checkpoint
 
-    act = checkpoint.load_policy(folder.absolute(), deterministic=True)
+    act = checkpoint.load_policy(str(folder.absolute()), deterministic=True)
     actions, _ = jax.jit(act)(np.asarray(obs, np.float32), jax.random.PRNGKey(0))
     return np.asarray(actions)

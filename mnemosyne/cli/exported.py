@@ -66,9 +66,9 @@ def make_env(header: dict[str, Any], name: str | None, backend: str | None) -> E
             "backend": backend or header.get("backend"),
             "episode_length": header.get("episode_length"),
         }
-    name = header["env"] if name is None else name
-    _check_sizes(header, envs.describe(name))
-    return EpisodeWrapper(envs.make(name, **options))
+    wanted: str = header["env"] if name is None else name
+    _check_sizes(header, envs.describe(wanted))
+    return EpisodeWrapper(envs.make(wanted, **options))
 
 
 def _check_sizes(header: dict[str, Any], info: Any) -> None:
