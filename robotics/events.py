@@ -10,6 +10,7 @@ traps are avoided: ``add_hparams`` opens a second run, and ``add_video`` writes 
 
 from __future__ import annotations
 
+import importlib
 import io
 import struct
 import subprocess
@@ -87,13 +88,13 @@ class EventFile:
           RuntimeError: if it cannot be converted.
         """
         from PIL import Image
-        from tensorboardX.proto.summary_pb2 import Summary
 
+        summary = _proto("summary_pb2").Summary
         data = file.read_bytes() if file.suffix == ".gif" else _as_gif(file)
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
-        shown = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=data)
-        self._add(Summary(value=[Summary.Value(tag=tag, image=shown)]), step)
+        shown = summary.Image(width=width, height=height, colorspace=3, encoded_image_string=data)
+        self._add(summary(value=[summary.Value(tag=tag, image=shown)]), step)
 
     def copy(self, event: Any) -> None:
         """An event of another file."""
@@ -108,17 +109,16 @@ class EventFile:
         self._writer.close()
 
     def _add(self, summary: Any, step: int, when: float | None = None) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-
+        event_class = _proto("event_pb2").Event
         when = time.time() if when is None else when
-        self._writer.write_event(Event(wall_time=when, step=int(step), summary=summary))
+        self._writer.write_event(event_class(wall_time=when, step=int(step), summary=summary))
 
 
 def read_events(path: Path) -> Iterator[Any]:
     """The complete events of a file; what a kill has cut off at its end is left out."""
     from google.protobuf.message import DecodeError
-    from tensorboardX.proto.event_pb2 import Event
 
+    event_class = _proto("event_pb2").Event
     data, start = path.read_bytes(), 0
     while start + 12 <= len(data):
         (length,) = struct.unpack_from("<Q", data, start)
@@ -127,7 +127,7 @@ def read_events(path: Path) -> Iterator[Any]:
         if start > len(data):
             return
         try:
-            yield Event.FromString(body)
+            yield event_class.FromString(body)
         except DecodeError:
             return
 
@@ -140,6 +140,11 @@ def is_scalar(event: Any) -> bool:
 def is_image(event: Any) -> bool:
     """Whether an event holds a picture or a video."""
     return any(value.HasField("image") for value in event.summary.value)
+
+
+def _proto(name: str) -> Any:
+    """A module of tensorboardX's protocol buffers, untyped: it makes its classes when imported."""
+    return importlib.import_module(f"tensorboardX.proto.{name}")
 
 
 def _as_gif(video: Path) -> bytes:

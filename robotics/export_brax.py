@@ -10,6 +10,7 @@ cannot state a standard deviation ``0.001 + exp(log_std)`` that depends on the o
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ def brax_params(policy: PolicyFile) -> tuple[Any, dict[str, Any]]:
       ImportError: without ``brax``.
       ValueError: for an unknown kind of network, or one that chooses among actions.
     """
-    from brax.training import types
     from brax.training.acme import running_statistics
 
+    types: Any = importlib.import_module("brax.training.types")  # a flax dataclass has no types
     network = _network(policy)
     mean, std = (policy.tensors[f"normalizer/{name}"] for name in ("mean", "std"))
     # As many samples as the run had, so that a run that goes on in Brax keeps what it has seen.

@@ -70,7 +70,8 @@ def make_env(
             "episode_length": header.get("episode_length"),
             "randomize": randomize,
         }
-    env = envs.make(header["env"] if name is None else name, **options)
+    wanted: str = header["env"] if name is None else name
+    env = envs.make(wanted, **options)
     _check_fit(header, env)
     return env if isinstance(env, HostEnv) else EpisodeWrapper(env)
 
