@@ -40,8 +40,9 @@ def test_make_gives_what_describe_promises(name):
 
 
 @pytest.mark.parametrize("name", ["gym:CartPole-v1", "gym:Pendulum-v1", "gym:HalfCheetah-v5"])
-def test_batch_steps_like_gymnasium_by_hand(name):
+def test_batch_steps_like_gymnasium_by_hand(name, tmp_path, monkeypatch):
     """Observation, reward, flags, observation before a restart; actions mapped to the bounds."""
+    monkeypatch.chdir(tmp_path)  # MuJoCo by itself leaves a log wherever it has something to say
     env = make(name, episode_length=12, num_workers=1)
     batch, actions = env.start(3), _actions(env, 30)
     plain = [gymnasium.make(name[4:], max_episode_steps=12) for _ in range(3)]
@@ -73,6 +74,14 @@ def test_batch_steps_like_gymnasium_by_hand(name):
                     assert step.x_position[i] == np.float32(info["x_position"])
             np.testing.assert_allclose(step.obs[i], obs, rtol=1e-6, atol=1e-6)
     assert ended >= 6
+
+
+def test_mujoco_leaves_no_log_behind(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for workers in (1, 2):
+        make("gym:HalfCheetah-v5", num_workers=workers).start(2).close()
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
 
 
 def test_number_of_processes_changes_nothing():
