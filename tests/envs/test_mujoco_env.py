@@ -254,6 +254,7 @@ def test_exploding_simulation_ends_its_episode_with_finite_numbers(robot):
     np.testing.assert_array_equal(states.physics.qpos[4], states.physics.qpos[3])
 
 
+@pytest.mark.slow
 def test_checker_passes_on_a_users_robot(robot):
     check(envs.make(robot(), episode_length=20), num_steps=8)
 

@@ -283,11 +283,11 @@ def test_rows_of_another_trainer_or_another_start_are_doubted() -> None:
 
 
 def test_fingerprint_tells_another_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
-    from robotics.ppo import train
+    from robotics.ppo import learn
 
     before = runs.fingerprint()
-    gae = train.compute_gae
-    monkeypatch.setattr(train, "compute_gae", lambda *a: gae(*a[:-1], 0.9 * a[-1]))
+    gae = learn.compute_gae
+    monkeypatch.setattr(learn, "compute_gae", lambda *a: gae(*a[:-1], 0.9 * a[-1]))
     assert runs.fingerprint.__wrapped__() != before
 
 

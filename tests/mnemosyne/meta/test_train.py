@@ -116,6 +116,10 @@ def test_gradient_of_a_whole_problem_is_exact(whole: Callable[..., Any]) -> None
     np.testing.assert_allclose(length, (ahead - behind) / (2 * step), rtol=0.02)
 
 
+UNOPTIMIZED = {"xla_backend_optimization_level": 0}
+"""Compiling is most of the time of some tests."""
+
+
 def test_gradient_is_the_same_whatever_the_backward_pass_keeps(
     task: ClassifyTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +129,8 @@ def test_gradient_is_the_same_whatever_the_backward_pass_keeps(
     def gradient() -> Any:
         system = unroll.make_system(task, RULE, horizon, PLAIN)
         start = system.reset(theta, jax.random.key(7), 1.0)
-        return jax.jit(jax.grad(lambda theta: system.advance(theta, start)[1]))(theta)
+        slope = jax.grad(lambda theta: system.advance(theta, start)[1])
+        return jax.jit(slope, compiler_options=UNOPTIMIZED)(theta)
 
     whole = gradient()
     monkeypatch.setattr(unroll, "KEPT", 0)
