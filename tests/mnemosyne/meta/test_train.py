@@ -123,11 +123,13 @@ UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 def test_gradient_is_the_same_whatever_the_backward_pass_keeps(
     task: ClassifyTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    theta = problems.meta_params(problems.SMALL)
+    # What it does not depend on is left out: compiling three passes is most of the time.
+    network = dataclasses.replace(problems.SMALL, encoder=False, residual=False, polar=False)
+    theta = problems.meta_params(network)
     horizon = unroll.Horizon(shortest=4, longest=4, truncation=4)
 
     def gradient() -> Any:
-        system = unroll.make_system(task, RULE, horizon, PLAIN)
+        system = unroll.make_system(task, mnemosyne_rule(network), horizon, PLAIN)
         start = system.reset(theta, jax.random.key(7), 1.0)
         slope = jax.grad(lambda theta: system.advance(theta, start)[1])
         return jax.jit(slope, compiler_options=UNOPTIMIZED)(theta)
