@@ -54,8 +54,10 @@ def quick_compilation() -> Iterator[None]:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeRunner]:
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[FakeRunner]:
     """Nothing is trained; calls are kept; intervals are quick instead of exact."""
+    # Which results are committed must not decide how many runs a test sees.
+    monkeypatch.setattr(cache, "COMMITTED", tmp_path / "nothing-committed")
     for name in ("bootstrap", "stratified_bootstrap"):
         quick = functools.partial(getattr(statistics, name), draws=40)
         monkeypatch.setattr(statistics, name, quick)
