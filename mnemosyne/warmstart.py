@@ -24,6 +24,7 @@ import optax
 from jaxtyping import Array, Float
 
 from mnemosyne import plus
+from mnemosyne.artifacts import unflatten
 from mnemosyne.config import MnemosyneConfig
 from mnemosyne.layout import Layout
 from mnemosyne.memory import MemoryState
@@ -195,21 +196,17 @@ def from_leaves(leaves: Mapping[str, Array | np.ndarray]) -> ScaleByMnemosyneSta
     Returns:
       ``None`` if there is none.
     """
-    ends = [path for path in leaves if path.endswith("memory/matrix")]
-    prefixes = [path.removesuffix("memory/matrix") for path in ends]
-    found = [p for p in prefixes if any(path.startswith(f"{p}mu") for path in leaves)]
+    split = [tuple(path.split("/")) for path in leaves]
+    owners = [parts[:-2] for parts in split if parts[-2:] == ("memory", "matrix")]
+    # The paper's modes have a memory too, but no moments, and no other network to pool it to.
+    heads = {parts[: i + 1] for parts in split for i in range(len(parts))}
+    found = [owner for owner in owners if (*owner, "mu") in heads]
     if not found:
         return None
-    start = f"{found[0]}mu/"
-    nothing: Any = ()
-    mu: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        if path.startswith(start):
-            *parents, last = path.removeprefix(start).split("/")
-            node = mu
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[last] = leaf
-    parts = (jnp.asarray(leaves[f"{found[0]}memory/{name}"]) for name in MemoryState._fields)
-    fields = dict.fromkeys(ScaleByMnemosyneState._fields, nothing)
-    return ScaleByMnemosyneState(**{**fields, "mu": mu, "memory": MemoryState(*parts)})
+    prefix = "".join(f"{part}/" for part in found[0])
+    start, nothing = f"{prefix}mu/", ()
+    mine = [path for path in leaves if path.startswith(start)]
+    mu = {path.removeprefix(start): np.asarray(leaves[path]) for path in mine}
+    parts = (jnp.asarray(leaves[f"{prefix}memory/{name}"]) for name in MemoryState._fields)
+    fields: dict[str, Any] = dict.fromkeys(ScaleByMnemosyneState._fields, nothing)
+    return ScaleByMnemosyneState(**fields | {"mu": unflatten(mu), "memory": MemoryState(*parts)})

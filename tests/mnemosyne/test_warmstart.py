@@ -114,8 +114,9 @@ def test_memory_is_found_inside_other_transformations_and_hand_overs() -> None:
 
 
 def test_state_is_found_again_among_stored_leaves_and_seeds_are_pooled() -> None:
-    states = jax.tree.map(lambda x: jnp.stack([x, 2 * x, 3 * x]), _remembering(_params(5)))
-    matrix = states.memory.matrix.at[1].set(jnp.nan)  # a seed that diverged has no say
+    states = jax.tree.map(lambda x: np.stack([x, 2 * x, 3 * x]), _remembering(_params(5)))
+    matrix = states.memory.matrix.copy()
+    matrix[1] = np.nan  # a seed that diverged has no say
     states = states._replace(memory=MemoryState(matrix, states.memory.mass))
     paths = jax.tree_util.tree_leaves_with_path(((), states))
     leaves = {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(x) for p, x in paths}
