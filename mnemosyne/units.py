@@ -61,6 +61,11 @@ def init() -> UnitState:
     return UnitState(jnp.zeros(()), jnp.zeros(()), *counters)
 
 
+def from_peak(peak: Float[Array, ""]) -> UnitState:
+    """The state after gradients whose running size is ``peak``, such as another optimizer's."""
+    return init()._replace(peak=peak, scale=_power_of_two(peak))
+
+
 def _power_of_two(peak: Float[Array, ""]) -> Float[Array, ""]:
     _, exponent = jnp.frexp(jnp.where(peak > 0, peak, 1.0))
     # Both the power and its inverse have to be normal float32 numbers.

@@ -52,6 +52,16 @@ def _structure(tree: PyTree) -> list[list[Any]]:
     ]
 
 
+def _described(shape: list[int], dtype: str) -> jax.ShapeDtypeStruct:
+    """The inverse of :func:`_structure` for one leaf."""
+    if not dtype.startswith("key<"):
+        return jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
+    implementations = ("threefry2x32", "rbg", "unsafe_rbg")
+    kinds = [jax.eval_shape(lambda name=name: jax.random.key(0, impl=name)).dtype
+             for name in implementations]  # fmt: skip
+    return jax.ShapeDtypeStruct(tuple(shape), next(kind for kind in kinds if str(kind) == dtype))
+
+
 def _to_host(leaf: Any) -> np.ndarray:
     """A copy in host memory; a view would change under a later step that donates the buffer."""
     return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf, copy=True, order="C")
@@ -253,6 +263,28 @@ class Checkpointer:
         return Restored(
             jax.tree.unflatten(jax.tree.structure(template), leaves), record["host"], step
         )
+
+    def leaves(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays of the newest checkpoint by their paths, keys left out, and its record.
+
+        For whoever does not have the state's template, such as a run that starts from another one.
+
+        Raises:
+          FileNotFoundError: if there is no checkpoint.
+          ValueError: if it is damaged.
+        """
+        if not self.steps():
+            raise FileNotFoundError(f"{self.folder} holds no checkpoint")
+        step = self.steps()[-1]
+        path = self._path(step)
+        record = self._read_record(step, path)
+        shapes = [_described(*entry[1:]) for entry in record["structure"]]
+        arrays = self._read_arrays(step, path, shapes)
+        claimed = record.pop("sha256")
+        if _fingerprint(arrays, record) != claimed:
+            raise ValueError(self._damaged(path, "its contents do not match its hash"))
+        found = zip(record["structure"], shapes, arrays, strict=True)
+        return {entry[0]: array for entry, leaf, array in found if not _is_key(leaf)}, record
 
     def host_record(self) -> dict[str, Any] | None:
         """The host's record of the newest checkpoint, without its arrays; ``None`` without one."""

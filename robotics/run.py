@@ -38,6 +38,11 @@ _HISTOGRAMS = 5  # between start and end of a run
 _WORK_COPIES = 3  # state, gradient and temporary copies: a lower bound on what a step needs
 
 
+WarmUp = Callable[[PyTree, Callable[[str], None]], tuple[PyTree, int]]
+"""``warm_up(state, say)``: the state of all seeds before their first update as something else has
+prepared it, and the env steps that this took of each."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """How a run is carried out; nothing in here changes what is learned, seeds aside."""
@@ -116,6 +121,7 @@ def train(
     identity: Mapping[str, Any] | None = None,
     policy_info: Mapping[str, Any] | None = None,
     begin: Callable[[], None] | None = None,
+    warm_up: WarmUp | None = None,
 ) -> dict[str, Any]:
     """Trains to the algorithm's last chunk, from the newest checkpoint if there is one.
 
@@ -127,6 +133,7 @@ def train(
       identity: settings that checkpoints of this folder must agree on.
       policy_info: what ``policy.json`` says about the policy's world, such as env and dt.
       begin: called when nothing stands in the way any more, before the first file is written.
+      warm_up: changes the first state of a run; one that goes on from a checkpoint has it there.
 
     Returns:
       The fields of ``result.json`` that come from the run itself, as JSON knows them.
@@ -150,7 +157,7 @@ def train(
                 config.folder, config.seeds, resume_at, config.quiet, settings=identity
             ) as monitor:
                 loop = _Loop(algorithm, env, config, checkpointer, monitor, dict(policy_info or {}))
-                state, progress = loop.start(restored)
+                state, progress = loop.start(restored, warm_up)
                 with programs.interruptible(monitor.say) as interrupted:
                     state = loop.run(state, progress, interrupted)
                 return loop.finish(state, progress, optimizer)
@@ -191,7 +198,7 @@ class _Loop:
         self.play: Callable[..., Any] | None = None
         self.started, self.first_epoch = time.perf_counter(), 0
 
-    def start(self, restored: Any) -> tuple[PyTree, _Progress]:
+    def start(self, restored: Any, warm_up: WarmUp | None) -> tuple[PyTree, _Progress]:
         """The first state, evaluated before it learns, or the restored one; with its record."""
         if restored is not None:
             progress = _Progress(**restored.host)
@@ -205,6 +212,9 @@ class _Loop:
         init, seconds = programs.compile_timed(jax.vmap(self.algorithm.init), self.keys)
         progress.compile_s += seconds
         state = init(self.keys)
+        if warm_up is not None:
+            state, taken = warm_up(state, self.monitor.say)
+            progress.env_steps = [taken] * count
         progress.random = self.play_random(progress)
         self.evaluate(state, progress, {}, {})
         progress.walltime_s += time.perf_counter() - started

@@ -42,6 +42,11 @@ BENCHMARKS: Mapping[str, Benchmark] = {
             *("sweep", "cache", "out"),
         ),
     ),
+    "warm-start": Benchmark(
+        "experiments.benchmarks.warm_start",
+        "new and warm starts of policies, with Adam and with ours: a table of two by two",
+        ("size", "weights", "split", "envs", "seeds", "cache", "out"),
+    ),
     "cost": Benchmark(
         "experiments.benchmarks.cost",
         "time, memory and compilation of one update",
@@ -77,7 +82,7 @@ def run(what: str, options: Options) -> dict[str, Any]:
             flag = field.name.replace("_", "-")
             raise ValueError(f"--{flag} means nothing to the benchmark {what!r}.")
     if not options.weights:
-        for_policies = what == "policies" and options.algo == "ppo"
+        for_policies = what in ("policies", "warm-start") and options.algo == "ppo"
         weights = "mnemosyne-rl" if for_policies else "mnemosyne-base"
         options = dataclasses.replace(options, weights=weights)
     return importlib.import_module(benchmark.module).run(options)

@@ -13,10 +13,10 @@ from experiments import benchmarks
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark(benchmarks.Options):
-    """Measure the optimizer: optimizers (learning curves), policies, cost, or stability."""
+    """Measure the optimizer: optimizers (curves), policies, warm-start, cost or stability."""
 
     what: tyro.conf.Positional[str] = ""
-    """optimizers, policies, cost or stability."""
+    """optimizers, policies, warm-start, cost or stability."""
 
 
 def run(config: Benchmark) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def build(config: Train) -> Built:
     import envs
     from envs.api import EpisodeWrapper, HostEnv
     from mnemosyne import telemetry
+    from mnemosyne.cli.warm import less_probe
     from robotics.es import ESConfig, make_es
     from robotics.ppo import PPOConfig, make_host_ppo, make_ppo
 
@@ -66,7 +67,7 @@ def build(config: Train) -> Built:
     algo: Any
     if config.algo == "ppo":
         make = make_host_ppo if on_host else make_ppo
-        algo = parse.from_flags(PPOConfig, config.ppo, **counts)
+        algo = less_probe(parse.from_flags(PPOConfig, config.ppo, **counts), config.warm_probe)
     else:
         make, algo = make_es, parse.from_flags(ESConfig, config.es, **counts)
     # Episodes of ES end when they end, so it cannot know its number of updates beforehand.
@@ -90,16 +91,24 @@ def make_optimizer(
       ValueError: unknown name, weights, or a learning rate where there is none.
     """
     import mnemosyne
+    from mnemosyne.cli.warm import make_hand_over
     from robotics import optimizers
 
+    if config.hand_over is not None:
+        return make_hand_over(config, num_updates)
     if config.optimizer != "mnemosyne":
         _check_name(config.optimizer, [*optimizers.list_optimizers(), "mnemosyne"])
         rate = config.learning_rate
         return optimizers.make_optimizer(config.optimizer, rate, num_updates, config.algo), None
     factor = 1.0 if config.learning_rate is None else config.learning_rate
-    weights = config.weights or ("mnemosyne-base" if config.algo == "es" else "mnemosyne-rl")
+    weights = weights_of(config)
     made = mnemosyne.mnemosyne(weights, total_steps=num_updates, learning_rate=factor)
     return made, mnemosyne.load(weights).tensor_sha256
+
+
+def weights_of(config: Train) -> str:
+    """The meta-parameters that Mnemosyne has under these flags, by name or file."""
+    return config.weights or ("mnemosyne-base" if config.algo == "es" else "mnemosyne-rl")
 
 
 def _check_name(name: str, valid: list[str]) -> None:

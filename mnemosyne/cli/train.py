@@ -48,6 +48,17 @@ class Train:
     weights: str | None = None
     """Meta-parameters of mnemosyne, a shipped name or a file; default: mnemosyne-rl for ppo,
     mnemosyne-base for es, whose gradients are more like those it was trained on."""
+    warm_start: str | None = None
+    """Run to start from, whose policy, value network, normalizer and optimizer's memory are taken
+    over where they fit; or weights of mnemosyne, a shipped name or a file."""
+    warm_parts: tuple[Literal["policy", "value", "normalizer", "memory"], ...] = ()
+    """What to take over from that run; default: all that fits."""
+    warm_probe: float = 0.0
+    """Share of the budget, at most 0.01, of a probe in which the optimizer sees gradients and takes
+    no step: it fills normalizer and memory. 0 for none."""
+    hand_over: float | None = None
+    """Share of the run, 0 to 1, after which mnemosyne hands over to adam, or with --optimizer adam
+    the reverse, moments included; --learning-rate is that of adam then. Default: never."""
     num_timesteps: int = 1_000_000
     """Budget in env steps of one seed, at least one rollout; never exceeded."""
     num_evaluations: int = 20
@@ -120,11 +131,14 @@ def run(config: Train) -> dict[str, Any]:
       ValueError: for any setting that cannot be, before anything is written.
       Interrupted: after Ctrl-C.
     """
+    from mnemosyne.cli import warm
     from robotics import run_folder
     from robotics.run import train
 
+    config = warm.settle(config)
     built, run_config = prepare(config)
     folder = run_config.folder
+    warm_up = warm.make_warm_up(config, built, folder)
 
     def begin() -> None:
         if config.resume is None:
@@ -134,7 +148,7 @@ def run(config: Train) -> dict[str, Any]:
             run_folder.append_command(folder, run_folder.command_line())
 
     parts = (built.algorithm, built.env, built.optimizer)
-    fields = train(*parts, run_config, built.identity, built.policy_info, begin)
+    fields = train(*parts, run_config, built.identity, built.policy_info, begin, warm_up)
     names = {"env": config.env, "algo": config.algo, "optimizer": config.optimizer}
     measured = {**names, "backend": built.backend, **fields, "run": str(folder)}
     run_folder.write_json(folder / run_folder.RESULT, measured)

@@ -58,7 +58,7 @@ def test_benchmark_optimizers_smoke_writes_rows_table_and_picture(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "say what to measure: optimizers, policies, cost, stability"),
+        ([], "say what to measure: optimizers, policies, warm-start, cost, stability"),
         (["optimizer"], "did you mean 'optimizers'?"),
         (["cost", "--params", "many"], "--params takes sizes of at least 1"),
         (["cost", "--seeds", "3"], "--seeds means nothing to the benchmark 'cost'"),
@@ -80,6 +80,9 @@ def test_benchmark_optimizers_smoke_writes_rows_table_and_picture(
         (["policies", "--tasks", "mlp"], "--tasks means nothing to the benchmark 'policies'"),
         (["policies", "--rival", "oracle=mnemosyne-rl"], "that name is taken"),
         (["policies", "--sweep", "--algo", "es"], "leave out --algo es"),
+        (["warm-start", "--split", "hold-out"], "tried on meta-train and validation"),
+        (["warm-start", "--size", "small", "--envs", "brax:ant"], "there are brax:inverted_double"),
+        (["warm-start", "--algo", "es"], "--algo means nothing to the benchmark 'warm-start'"),
     ],
 )
 def test_benchmark_mistakes_are_answered_with_a_sentence(

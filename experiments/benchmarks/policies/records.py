@@ -142,12 +142,16 @@ class Store:
         self.folder, self.lanes = folder, lanes
         self._runner: runs.Runner | None = None
 
+    def key(self, cell: Cell, rule: Rule, seeds: Sequence[int]) -> dict[str, Any]:
+        """By what the runs of a rule in a cell are found again."""
+        return description(cell, rule, seeds)
+
     def find(self, cell: Cell, rule: Rule, seeds: Sequence[int]) -> Record | None:
         """The stored runs, if there are any.
 
         Committed and fresh results are told apart by nothing but their folder.
         """
-        key = description(cell, rule, seeds)
+        key = self.key(cell, rule, seeds)
         found = cache.find(_name(cell, rule), key, self.folder)
         return None if found is None else from_stored(found)
 
@@ -186,7 +190,7 @@ class Store:
 
     def time_ratio(self, cell: Cell, rule: Rule, adam: Rule, seeds: Sequence[int]) -> TimeRatio:
         """How long a rule trains relative to Adam, stored for each machine."""
-        key = description(cell, rule, seeds) | {"time of a chunk on": provenance.machine()}
+        key = self.key(cell, rule, seeds) | {"time of a chunk on": provenance.machine()}
 
         def compute() -> dict[str, Any]:
             print(f" time of {rule.name}", end="", flush=True)
@@ -202,5 +206,5 @@ class Store:
         return self._runner
 
     def _keep(self, cell: Cell, rule: Rule, seeds: Sequence[int], found: runs.Runs) -> None:
-        key = description(cell, rule, seeds)
+        key = self.key(cell, rule, seeds)
         cache.cached(_name(cell, rule), key, lambda: _to_store(found, seeds), self.folder)

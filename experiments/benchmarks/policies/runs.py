@@ -69,10 +69,14 @@ class Runner:
 
     Args:
       cell: what to train.
+
+    Attributes:
+      state: training state of all lanes at the end of the last runs; ``None`` before.
     """
 
     def __init__(self, cell: Cell):
         self.cell = cell
+        self.state: Any = None
         self._env = cell.env()
         self._programs: dict[Any, _Programs] = {}
         self._init: Any = None
@@ -143,6 +147,7 @@ class Runner:
             chunks.append({name: np.asarray(value) for name, value in metrics.items()})
             points.append(self._evaluate(programs, state, keys, epoch + 1))
             print(".", end="", flush=True)
+        self.state = state
         seconds *= programs.num_epochs / max(programs.num_epochs - 1, 1)
         return _collect(points, chunks, int(np.max(np.asarray(state.updates))), seconds)
 

@@ -150,6 +150,19 @@ def sweep_cells(options: Options) -> list[Cell]:
     return [_cell(name, options.size, options.algo, rollouts)]
 
 
+def cell_of(options: Options, name: str) -> Cell:
+    """The cell of one environment by its full name, as long as in the suite of its split.
+
+    Raises:
+      ValueError: for an environment of the hold-out, which is judged and nothing else, or of none.
+    """
+    where: Any = splits.env_split(name)
+    if where == "hold-out":
+        raise ValueError(f"{name} is of the hold-out split, which only `policies` may run.")
+    rollouts = _lengths(options.size, options.algo, where).get(name)
+    return _cell(name, options.size, options.algo, rollouts or _DEFAULT_ROLLOUTS[options.algo])
+
+
 def _lengths(size: str, algo: Algo, where: Split) -> dict[str, int]:
     if size == "smoke":
         return {"control:pointmass": 1}
