@@ -20,10 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Key, PyTree
 
 from envs.api import EpisodeWrapper, HostEnv
-from robotics import limits, programs, result, run_folder
+from robotics import limits, programs, result, run_folder, sharding
 from robotics.algorithm import Algorithm, HostAlgorithm, Policy
 from robotics.checkpoint import Checkpointer
 from robotics.evaluate import make_player, random_policy
@@ -187,6 +189,11 @@ class _Loop:
         self.algorithm, self.env, self.config = algorithm, env, config
         self.checkpointer, self.monitor, self.policy_info = checkpointer, monitor, policy_info
         self.keys = seed_keys(config)
+        self.mesh = getattr(algorithm, "mesh", None)
+        self.shardings: Any = None
+        if self.mesh is not None:
+            template = state_template(algorithm, config)
+            self.shardings = sharding.state_shardings(self.mesh, template)
         self.inference_params = jax.jit(jax.vmap(algorithm.inference_params))
         self.play: Callable[..., Any] | None = None
         self.started, self.first_epoch = time.perf_counter(), 0
@@ -196,15 +203,18 @@ class _Loop:
         if restored is not None:
             progress = _Progress(**restored.host)
             self.monitor.say(f"continuing at {progress.steps:,} env steps of {self.config.folder}")
-            return restored.state, progress
+            return sharding.put(self.mesh, restored.state, self.shardings), progress
         count = self.config.num_seeds
         progress = _Progress(env_steps=[0] * count, finite=[True] * count)
         started = time.perf_counter()
         self.monitor.say(f"compiling for {count} seed(s) ...")
         self.monitor.live(str(self.config.folder), None, {"now": "compiling the evaluation"})
-        init, seconds = programs.compile_timed(jax.vmap(self.algorithm.init), self.keys)
+        keys = sharding.put(self.mesh, self.keys)
+        init, seconds = programs.compile_timed(
+            jax.vmap(self.algorithm.init), keys, out_shardings=self.shardings
+        )
         progress.compile_s += seconds
-        state = init(self.keys)
+        state = init(keys)
         progress.random = self.play_random(progress)
         self.evaluate(state, progress, {}, {})
         progress.walltime_s += time.perf_counter() - started
@@ -248,8 +258,12 @@ class _Loop:
         while progress.epoch < self.algorithm.num_epochs:
             state = self.chunk(epoch, state, progress)
             progress.walltime_s = walltime_s + time.perf_counter() - started
-            self.checkpointer.save(progress.steps, state, dataclasses.asdict(progress))
-            if interrupted.is_set() and progress.epoch < self.algorithm.num_epochs:
+            saved = sharding.whole(self.mesh, state)
+            self.checkpointer.save(progress.steps, saved, dataclasses.asdict(progress))
+            if (
+                sharding.any_process(interrupted.is_set())
+                and progress.epoch < self.algorithm.num_epochs
+            ):
                 raise programs.Interrupted(
                     f"interrupted at {progress.steps:,} env steps; "
                     f"continue with --resume {self.config.folder}"
@@ -266,7 +280,9 @@ class _Loop:
                 return host_epoch(state, lambda: self.live(progress, started))
 
             return epoch, seconds
-        return programs.compile_timed(jax.vmap(self.algorithm.epoch), state, donate=True)
+        outputs = None if self.mesh is None else (self.shardings, NamedSharding(self.mesh, P()))
+        chunk = jax.vmap(self.algorithm.epoch)
+        return programs.compile_timed(chunk, state, donate=True, out_shardings=outputs)
 
     def chunk(self, epoch: Callable[[PyTree], Any], state: PyTree, progress: _Progress) -> PyTree:
         """One chunk of training and the evaluation after it."""
@@ -349,7 +365,7 @@ class _Loop:
         host: dict[str, float],
     ) -> None:
         """Plays fresh episodes, keeps the best policy, and writes and says what came out."""
-        params = self.inference_params(state)
+        params = sharding.local(self.mesh, self.inference_params(state))
         if self.play is None:
             self.play = self.player(self.algorithm.policy, params, self.keys, progress)
         started = time.perf_counter()
@@ -441,8 +457,10 @@ class _Loop:
             "seed": self.config.seeds[index],
             "env_steps": progress.steps,
         }
-        self.export(self.config.folder, self.inference_params(state), index, about)
-        one = jax.tree.map(lambda leaf: leaf[index], (state.params, state.opt_state))
+        params = sharding.local(self.mesh, self.inference_params(state))
+        self.export(self.config.folder, params, index, about)
+        trained = sharding.local(self.mesh, (state.params, state.opt_state))
+        one = jax.tree.map(lambda leaf: leaf[index], trained)
         fields = {
             "seeds": self.config.seeds,
             "env_steps": progress.steps,
