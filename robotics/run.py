@@ -113,7 +113,7 @@ def state_template(algorithm: Algorithm | HostAlgorithm, config: RunConfig) -> P
 def train(
     algorithm: Algorithm | HostAlgorithm,
     env: EpisodeWrapper | HostEnv,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | None,
     config: RunConfig,
     identity: Mapping[str, Any] | None = None,
     policy_info: Mapping[str, Any] | None = None,
@@ -124,7 +124,8 @@ def train(
     Args:
       algorithm: what to train, as pure functions of one seed.
       env: where the policy is evaluated.
-      optimizer: the transformation in the algorithm's slot, to be timed apart.
+      optimizer: the transformation in the algorithm's slot, to be timed apart; ``None`` if it has
+        none.
       config: how to carry the run out.
       identity: settings that checkpoints of this folder must agree on.
       policy_info: what ``policy.json`` says about the policy's world, such as env and dt.
@@ -259,7 +260,8 @@ class _Loop:
             state = self.chunk(epoch, state, progress)
             progress.walltime_s = walltime_s + time.perf_counter() - started
             saved = sharding.whole(self.mesh, state)
-            self.checkpointer.save(progress.steps, saved, dataclasses.asdict(progress))
+            if jax.process_index() == 0:  # of several processes, all of which hold the same
+                self.checkpointer.save(progress.steps, saved, dataclasses.asdict(progress))
             if (
                 sharding.any_process(interrupted.is_set())
                 and progress.epoch < self.algorithm.num_epochs
@@ -447,7 +449,7 @@ class _Loop:
         export_policy(folder, self.algorithm.policy.spec, one, self.policy_info | dict(about))
 
     def finish(
-        self, state: PyTree, progress: _Progress, optimizer: optax.GradientTransformation
+        self, state: PyTree, progress: _Progress, optimizer: optax.GradientTransformation | None
     ) -> dict[str, Any]:
         """Exports the last policy and gathers what the run reports."""
         last = progress.history[-1]
@@ -473,6 +475,7 @@ class _Loop:
             "walltime_s": progress.walltime_s,
             "compile_s": progress.compile_s,
             "env_steps_per_s": sum(progress.env_steps) / max(progress.train_s, 1e-9),
-            "optimizer_us_per_update": programs.time_optimizer(optimizer, *one),
+            "optimizer_us_per_update": optimizer and programs.time_optimizer(optimizer, *one),
+            "devices": 1 if self.mesh is None else self.mesh.size,
         }
         return run_folder.plain(fields)

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
@@ -83,8 +81,3 @@ def gradient_strategy(
         return Told(optax.apply_updates(params, updates), state, updates, metrics)
 
     return Strategy(lambda _, params: slot.init(params), ask, tell, ("training/gradient_norm",))
-
-
-def strong(tree: PyTree) -> PyTree:
-    """Leaves as arrays of a type of their own, which a loop can carry without changing it."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), tree)
