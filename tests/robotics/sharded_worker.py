@@ -41,12 +41,15 @@ def _train(algo, num_devices):
     mesh = sharding.make_mesh(num_devices)
     algorithm = _make(algo, mesh)
     keys = sharding.put(mesh, jax.vmap(jax.random.key)(jnp.arange(2, dtype=jnp.uint32)))
-    state_at = outputs_at = None
+    outputs = None
     if mesh is not None:
         state_at = sharding.state_shardings(mesh, jax.eval_shape(jax.vmap(algorithm.init), keys))
-        outputs_at = (state_at, NamedSharding(mesh, PartitionSpec()))
-    state = jax.jit(jax.vmap(algorithm.init), out_shardings=state_at)(keys)
-    state, metrics = jax.jit(jax.vmap(algorithm.epoch), out_shardings=outputs_at)(state)
+        outputs = (state_at, NamedSharding(mesh, PartitionSpec()))
+
+    def whole(key):
+        return algorithm.epoch(algorithm.init(key))
+
+    state, metrics = jax.jit(jax.vmap(whole), out_shardings=outputs)(keys)
     kept = {"params": state.params, "normalizer": state.normalizer, "metrics": metrics}
     if state.env_state is not None:
         kept["obs"] = state.env_state.obs
