@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from envs.api import EpisodeWrapper, State
 
+Watch = Callable[[State, State], Array]
 Act = Callable[[Float[Array, "envs obs"], PyTree], tuple[Float[Array, "envs action"], PyTree]]
 
 
@@ -45,7 +46,12 @@ def reset(env: EpisodeWrapper, key: Key[Array, ""], num_envs: int) -> State:
 
 
 def collect(
-    env: EpisodeWrapper, act: Act, state: State, restarts: State, inputs: PyTree
+    env: EpisodeWrapper,
+    act: Act,
+    state: State,
+    restarts: State,
+    inputs: PyTree,
+    watch: Watch | None = None,
 ) -> tuple[State, Rollout]:
     """Acts T times in B environments.
 
@@ -61,6 +67,8 @@ def collect(
       restarts: B fresh ones, from :func:`reset`, drawn anew for each rollout.
       inputs: pytree with leading axis T, one entry a step for ``act``, such as noise drawn
         beforehand.
+      watch: ``watch(after, restarts)`` looks at the environments after each step; what it returns
+        is kept beside the extras, as a pair with them.
 
     Returns:
       The environments after T steps, and the steps.
@@ -79,7 +87,7 @@ def collect(
         info = after.info
         kept = Rollout(
             obs=state.obs,
-            extras=extras,
+            extras=extras if watch is None else (extras, watch(after, restarts)),
             reward=after.reward,
             termination=info["termination"],
             truncation=info["truncation"],

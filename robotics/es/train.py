@@ -15,9 +15,10 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from envs.api import EpisodeWrapper, State
-from robotics import networks, normalize
+from robotics import faults, networks, normalize
 from robotics.algorithm import (
     Algorithm,
+    Locator,
     Metrics,
     PolicyParams,
     Telemetry,
@@ -28,6 +29,7 @@ from robotics.algorithm import (
 )
 from robotics.es.config import ESConfig
 from robotics.es.perturb import centered_ranks, estimate_gradient, perturb, sample_noise
+from robotics.faults import Fault
 from robotics.normalize import RunningStatistics
 from robotics.rollout import reset
 
@@ -48,6 +50,11 @@ class _Setup(NamedTuple):
     config: ESConfig
     optimizer: optax.GradientTransformationExtraArgs
     telemetry: Telemetry | None
+    locating: bool = False
+
+    def scaled(self, step_scale: Float[Array, ""] | float) -> _Setup:
+        """The same with smaller steps."""
+        return self._replace(optimizer=faults.scaled(self.optimizer, step_scale))
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -72,6 +79,7 @@ class _Episodes(NamedTuple):
       length: env steps.
       shifted_sum: sum of the observations met, minus the present mean.
       shifted_square: sum of the squares of the same.
+      fault: the first one so far, if it is looked for.
     """
 
     state: State
@@ -80,6 +88,7 @@ class _Episodes(NamedTuple):
     length: Float[Array, "members episodes"]
     shifted_sum: Float[Array, " obs"]
     shifted_square: Float[Array, " obs"]
+    fault: Fault | None
 
 
 class _Chunk(NamedTuple):
@@ -90,6 +99,7 @@ class _Chunk(NamedTuple):
     generations: Int[Array, ""]
     sums: Metrics
     last: PyTree
+    fault: Fault | None
 
 
 def make_es(
@@ -123,8 +133,14 @@ def make_es(
     def init(key: Key[Array, ""]) -> TrainState:
         return _init(setup, key)
 
-    def epoch(state: TrainState) -> tuple[TrainState, Metrics]:
-        return _epoch(setup, state)
+    def epoch(
+        state: TrainState, step_scale: Float[Array, ""] | float = 1.0
+    ) -> tuple[TrainState, Metrics]:
+        return _epoch(setup.scaled(step_scale), state)
+
+    def locate(state: TrainState, step_scale: Float[Array, ""]) -> Fault:
+        fault = _generations(setup.scaled(step_scale)._replace(locating=True), state).fault
+        return faults.none() if fault is None else fault
 
     def inference_params(state: TrainState) -> PolicyParams:
         return networks.policy_params(state.params, state.normalizer["observation"])
@@ -136,7 +152,21 @@ def make_es(
         policy=networks.make_policy(*setup.sizes, config.network),
         env_steps_per_epoch=config.num_timesteps // num_epochs,
         num_epochs=num_epochs,
+        locator=Locator(locate, lambda: _fault_names(setup), "generation"),
     )
+
+
+def _fault_names(setup: _Setup) -> dict[str, list[str]]:
+    """What the leaves of a fault are called; environments count episode by episode."""
+    key = jax.eval_shape(jax.random.key, 0)
+    params = faults.leaf_names(jax.eval_shape(lambda key: _init(setup, key), key).params)
+    env_state = jax.eval_shape(setup.env.reset, key)
+    return {
+        "environment": faults.leaf_names(faults.training_part(env_state)),
+        "loss": ["loss"],
+        "gradient": params,
+        "parameters": params,
+    }
 
 
 def _init(setup: _Setup, key: Key[Array, ""]) -> TrainState:
@@ -157,7 +187,19 @@ def _init(setup: _Setup, key: Key[Array, ""]) -> TrainState:
 
 
 def _epoch(setup: _Setup, state: TrainState) -> tuple[TrainState, Metrics]:
-    """One chunk: generations until its share of the budget is used, and at least one."""
+    """One chunk."""
+    chunk = _generations(setup, state)
+    count = chunk.generations.astype(jnp.float32)
+    metrics = {name: value / count for name, value in chunk.sums.items()}
+    metrics |= {"env_steps": chunk.env_steps, "training/generations": count}
+    state = chunk.state._replace(epoch=state.epoch + 1)
+    if setup.telemetry is not None:
+        metrics |= setup.telemetry(state.opt_state, *chunk.last)
+    return state, metrics
+
+
+def _generations(setup: _Setup, state: TrainState) -> _Chunk:
+    """Generations until a chunk's share of the budget is used, and at least one."""
     targets = [
         split_env_steps(-(-setup.step_limit * (i + 1) // setup.num_epochs))
         for i in range(setup.num_epochs)
@@ -172,15 +214,8 @@ def _epoch(setup: _Setup, state: TrainState) -> tuple[TrainState, Metrics]:
     def unfinished(chunk: _Chunk) -> Bool[Array, ""]:
         return (chunk.generations == 0) | _less(chunk.state.env_steps, target)
 
-    chunk = _Chunk(state, zero, zero, sums, last)
-    chunk = jax.lax.while_loop(unfinished, lambda chunk: _generation(setup, chunk), chunk)
-    count = chunk.generations.astype(jnp.float32)
-    metrics = {name: value / count for name, value in chunk.sums.items()}
-    metrics |= {"env_steps": chunk.env_steps, "training/generations": count}
-    state = chunk.state._replace(epoch=state.epoch + 1)
-    if setup.telemetry is not None:
-        metrics |= setup.telemetry(state.opt_state, *chunk.last)
-    return state, metrics
+    chunk = _Chunk(state, zero, zero, sums, last, faults.none() if setup.locating else None)
+    return jax.lax.while_loop(unfinished, lambda chunk: _generation(setup, chunk), chunk)
 
 
 def _less(env_steps: Int[Array, " 2"], target: Int[Array, " 2"]) -> Bool[Array, ""]:
@@ -198,11 +233,17 @@ def _generation(setup: _Setup, chunk: _Chunk) -> _Chunk:
     grads = estimate_gradient(noise, centered_ranks(fitness), std)
     extras = {"value": -jnp.mean(fitness), "progress": _progress(setup, state)}
     updates, opt_state = setup.optimizer.update(grads, state.opt_state, state.params, **extras)
+    params = optax.apply_updates(state.params, updates)
     env_steps = jnp.sum(played.length).astype(jnp.int32)
     metrics = _metrics(played, fitness, grads)
+    fault = None
+    if chunk.fault is not None and played.fault is not None:
+        here = faults.in_update({"loss": extras["value"]}, grads, params)
+        here = faults.first_of(played.fault, here).at[1].set(chunk.generations)
+        fault = faults.first_of(chunk.fault, jnp.where(here[0] >= 0, here, -1))
     return _Chunk(
         state=state._replace(
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             opt_state=opt_state,
             normalizer=_observe(setup, state.normalizer, played),
             key=key,
@@ -213,6 +254,7 @@ def _generation(setup: _Setup, chunk: _Chunk) -> _Chunk:
         generations=chunk.generations + 1,
         sums={name: chunk.sums[name] + metrics[name] for name in _METRICS},
         last=None if chunk.last is None else (updates, state.params),
+        fault=fault,
     )
 
 
@@ -238,19 +280,34 @@ def _play(setup: _Setup, state: TrainState, population: PyTree, key: Key[Array, 
         action = jax.vmap(act)(population, episodes.state.obs)
         # A finished environment starts over and is ignored; it must go on with something finite.
         after = jax.vmap(jax.vmap(setup.env.step))(episodes.state, action, start)
+        fault = None
+        if episodes.fault is not None:
+            fault = faults.first_of(episodes.fault, _fault(episodes, after, start))
         return _Episodes(
             state=after,
-            alive=jnp.where(after.done > 0, 0.0, episodes.alive),
+            # Also an environment that no longer knows whether it is done has ended.
+            alive=jnp.where(after.done == 0, episodes.alive, 0.0),
             fitness=episodes.fitness + jnp.where(alive, after.reward, 0.0),
             length=episodes.length + episodes.alive,
             shifted_sum=episodes.shifted_sum + jnp.sum(seen, axis=(0, 1)),
             shifted_square=episodes.shifted_square + jnp.sum(jnp.square(seen), axis=(0, 1)),
+            fault=fault,
         )
 
     zeros = jnp.zeros((config.population_size, config.episodes_per_member), jnp.float32)
     none = jnp.zeros_like(statistics.mean)
-    episodes = _Episodes(start, jnp.ones_like(zeros), zeros, zeros, none, none)
+    well = faults.none() if setup.locating else None
+    episodes = _Episodes(start, jnp.ones_like(zeros), zeros, zeros, none, none, well)
     return jax.lax.while_loop(lambda episodes: jnp.any(episodes.alive > 0), step, episodes)
+
+
+def _fault(episodes: _Episodes, after: State, start: State) -> Fault:
+    """What is wrong after a step of the episodes that were alive; a start shows what is meant."""
+    parts = faults.training_part(after), faults.training_part(start)
+    codes = jnp.where(episodes.alive > 0, faults.bad_leaf(*parts, axes=2), -1)
+    fault = faults.earliest(faults.ENVIRONMENT, codes.reshape(1, -1))
+    step = jnp.max(episodes.length).astype(jnp.int32)
+    return jnp.where(fault[0] >= 0, fault.at[2].set(step), fault)
 
 
 def _starts(setup: _Setup, key: Key[Array, ""]) -> State:
