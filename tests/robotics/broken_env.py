@@ -25,7 +25,7 @@ class Break(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class BrokenEnv(CountingEnv):
-    """The counting environment, with breaks; steps count from 1. ``start=-1`` breaks all."""
+    """The counting environment, with breaks; steps count from 1."""
 
     breaks: tuple[Break, ...] = ()
     episode_length: int = 1000
@@ -34,7 +34,7 @@ class BrokenEnv(CountingEnv):
         count = state.physics + jnp.array([0.0, 1.0])
         here = {"obs": count, "reward": count[1], "physics": count}
         for term, start, step in self.breaks:
-            mine = (count[1] == step) & ((count[0] == np.float32(start)) | (start == -1))
+            mine = (count[1] == step) & (count[0] == np.float32(start))
             here[term] = jnp.where(mine, jnp.nan, here[term])
         done = (count[1] == self.horizon).astype(jnp.float32)
         metrics = {"x_position": state.metrics["x_position"] + action[0]}
@@ -45,7 +45,7 @@ class BrokenEnv(CountingEnv):
 class BrokenHost:
     """Observes ``[seed / 2^31, steps]``; reward is minus the action squared."""
 
-    breaks: tuple[Break, ...] = ()
+    breaks: list[Break] = dataclasses.field(default_factory=list)
     name: str = "test:broken-host"
     observation_size: int = 2
     action_size: int = 1
@@ -58,7 +58,7 @@ class BrokenHost:
 
 
 class BrokenBatch:
-    def __init__(self, breaks: tuple[Break, ...], num_envs: int):
+    def __init__(self, breaks: list[Break], num_envs: int):
         self.breaks, self.num_envs, self.closed = breaks, num_envs, False
 
     def reset(self, seeds):

@@ -40,10 +40,11 @@ def make_fake(
     action_size: int = 1,
     poison: int = -1,
     poisoned_seed: int | None = None,
+    flaky: bool = False,
 ) -> Algorithm:
     """The algorithm of the module docstring; parameters become NaN in chunk number ``poison``.
 
-    That happens to one seed or, without a number, to all of them.
+    That happens to one seed or, without a number, to all of them; ``flaky``: only at full step.
     """
 
     def init(key: jax.Array) -> FakeState:
@@ -69,6 +70,7 @@ def make_fake(
         )
         sick = state.updates > poison * UPDATES_PER_EPOCH if poison >= 0 else False
         sick = sick & ((poisoned_seed is None) | (state.seed == (poisoned_seed or 0)))
+        sick = sick & (not flaky or step_scale == 1.0)
         params = jax.tree.map(lambda leaf: jnp.where(sick, jnp.nan, leaf), state.params)
         metrics = {"training/policy_loss": losses.mean(), "env_steps": jnp.int32(STEPS_PER_EPOCH)}
         return state._replace(params=params), metrics

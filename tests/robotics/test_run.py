@@ -239,6 +239,25 @@ def test_seed_that_stays_non_finite_is_frozen_and_the_others_do_not_notice(whole
     assert last["eval/episode_reward"][1] == rows_of(folder)[2]["eval/episode_reward"][1]
 
 
+def test_run_resumed_after_a_rollback_takes_the_same_turns(whole, tmp_path):
+    """Chunks fail at full step; how long a step is and what was told is remembered."""
+    broken = tmp_path / "run"
+    sick = {"poison": 1, "poisoned_seed": 6, "flaky": True}
+    fields = run(broken, **sick)
+    told = (broken / "faults.jsonl").read_text()
+    assert fields["rollbacks"] == [0, 2] and fields["failed"] == [False, False]
+    rows = rows_of(broken)
+    assert [row["recovery/step_scale"][1] for row in rows[1:]] == [1.0, 0.5, 1.0, 0.5]
+    assert [row["eval/episode_reward"][0] for row in rows] == [
+        row["eval/episode_reward"][0] for row in rows_of(whole[0])
+    ]
+    resumed = shutil.copytree(broken, tmp_path / "resumed")
+    for path in sorted((resumed / "checkpoints").iterdir())[-2:]:
+        shutil.rmtree(path)  # back to between the two rollbacks
+    assert_same_run(resumed, run(resumed, **sick), (broken, fields))
+    assert (resumed / "faults.jsonl").read_text() == told
+
+
 def test_failed_compares_with_the_own_peak_counted_from_random():
     def history(*returns):
         return [{"env_steps": 100 * i, "return": [r]} for i, r in enumerate(returns)]
