@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -96,37 +97,7 @@ def _plain(leaf: jax.Array) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["ppo", "es"])
-def test_run_killed_at_random_moments_equals_the_uninterrupted_one(name, tmp_path, root, capsys):
-    cache, whole, folder = (tmp_path / part for part in ("cache", "whole", "killed"))
-    _whole(name, tmp_path / "warm", cache, root)  # fills the cache
-    start_s, whole_s = _whole(name, whole, cache, root)
-    moments = random.Random(name)
-    # Anywhere in the start of the process or in the tenth of the run that comes next.
-    latest = start_s + (whole_s - start_s) / KILLS
-    kills = []
-    while len(kills) < KILLS:
-        process = _start(name, folder, cache, root)
-        moment = moments.uniform(0.5 * start_s, latest)
-        with process:
-            try:
-                _, err = process.communicate(timeout=moment)
-                assert process.returncode == 0, err
-                break  # it was faster than the first time
-            except subprocess.TimeoutExpired:
-                process.kill()
-        steps = Checkpointer(folder / "checkpoints").steps()
-        left = sorted(path.name for path in (folder / "checkpoints").glob("*tmp*"))
-        kills.append((moment, steps[-1] if steps else 0, left))
-    with _start(name, folder, cache, root) as process:
-        _, err = process.communicate()
-    assert process.returncode == 0, err
-    with capsys.disabled():
-        print(f"\n{name}: uninterrupted {whole_s:.1f} s, first checkpoint after {start_s:.1f} s")
-        for number, (moment, step, left) in enumerate(kills, 1):
-            print(f"  kill {number:2} after {moment:5.2f} s, {step:5} env steps saved {left or ''}")
-    assert len(kills) >= KILLS // 2
+def _assert_same(name: str, folder: Path, whole: Path) -> None:
     ours, theirs = _newest(name, folder), _newest(name, whole)
     assert ours[0] == theirs[0]
     for a, b in zip(ours[1], theirs[1], strict=True):
@@ -137,3 +108,38 @@ def test_run_killed_at_random_moments_equals_the_uninterrupted_one(name, tmp_pat
     for place in ("", "best"):
         files = [each / place / "policy.safetensors" for each in (folder, whole)]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ppo", "es"])
+def test_run_killed_at_random_moments_equals_the_uninterrupted_one(name, tmp_path, root, capsys):
+    cache, whole, folder = (tmp_path / part for part in ("cache", "whole", "killed"))
+    _whole(name, tmp_path / "warm", cache, root)  # fills the cache
+    start_s, whole_s = _whole(name, whole, cache, root)
+    moments = random.Random(name)
+    # Anywhere in the start of the process or in the tenth of the run that comes next.
+    latest = start_s + (whole_s - start_s) / KILLS
+    kills: list[tuple] = []
+    finished = False
+    while len(kills) < KILLS or not finished:
+        process = _start(name, folder, cache, root)
+        moment = moments.uniform(0.5 * start_s, latest) if len(kills) < KILLS else None
+        with process:
+            try:
+                _, err = process.communicate(timeout=moment)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                steps = Checkpointer(folder / "checkpoints").steps()
+                left = sorted(path.name for path in (folder / "checkpoints").glob("*tmp*"))
+                kills.append((moment, steps[-1] if steps else 0, left))
+                finished = False
+                continue
+        assert process.returncode == 0, err
+        _assert_same(name, folder, whole)
+        finished = True
+        if len(kills) < KILLS:  # the machine has become faster: the rest befalls another run
+            shutil.rmtree(folder)
+    with capsys.disabled():
+        print(f"\n{name}: uninterrupted {whole_s:.1f} s, first checkpoint after {start_s:.1f} s")
+        for number, (moment, step, left) in enumerate(kills, 1):
+            print(f"  kill {number:2} after {moment:5.2f} s, {step:5} env steps saved {left or ''}")
