@@ -84,6 +84,10 @@ def _whole(name: str, folder: Path, cache: Path, root: Path) -> tuple[float, flo
     return first, time.monotonic() - started
 
 
+def _steps(folder: Path) -> int:
+    return max(Checkpointer(folder / "checkpoints").steps(), default=0)
+
+
 def _newest(name: str, folder: Path) -> tuple[int, list[np.ndarray]]:
     """The newest checkpoint: its step and every array of it."""
     config = run.RunConfig(folder, seed=3, num_seeds=2)
@@ -116,22 +120,26 @@ def test_run_killed_at_random_moments_equals_the_uninterrupted_one(name, tmp_pat
     cache, whole, folder = (tmp_path / part for part in ("cache", "whole", "killed"))
     _whole(name, tmp_path / "warm", cache, root)  # fills the cache
     start_s, whole_s = _whole(name, whole, cache, root)
-    moments = random.Random(name)
-    # Anywhere in the start of the process or in the tenth of the run that comes next.
-    latest = start_s + (whole_s - start_s) / KILLS
+    moments, chunk_s = random.Random(name), (whole_s - start_s) / CHUNKS
     kills: list[tuple] = []
     finished = False
     while len(kills) < KILLS or not finished:
-        process = _start(name, folder, cache, root)
-        moment = moments.uniform(0.5 * start_s, latest) if len(kills) < KILLS else None
-        with process:
+        before = _steps(folder)
+        with _start(name, folder, cache, root) as process:
+            moment = None
+            if len(kills) < KILLS and len(kills) % 2:  # anywhere in the start of the process
+                moment = moments.uniform(0.0, start_s)
+            elif len(kills) < KILLS:  # anywhere in the two chunks after it has got further
+                while process.poll() is None and _steps(folder) == before:
+                    time.sleep(0.005)
+                moment = moments.uniform(0.0, 2 * chunk_s)
             try:
                 _, err = process.communicate(timeout=moment)
             except subprocess.TimeoutExpired:
                 process.kill()
-                steps = Checkpointer(folder / "checkpoints").steps()
+                process.wait()
                 left = sorted(path.name for path in (folder / "checkpoints").glob("*tmp*"))
-                kills.append((moment, steps[-1] if steps else 0, left))
+                kills.append((moment, before, _steps(folder), left))
                 finished = False
                 continue
         assert process.returncode == 0, err
@@ -141,5 +149,9 @@ def test_run_killed_at_random_moments_equals_the_uninterrupted_one(name, tmp_pat
             shutil.rmtree(folder)
     with capsys.disabled():
         print(f"\n{name}: uninterrupted {whole_s:.1f} s, first checkpoint after {start_s:.1f} s")
-        for number, (moment, step, left) in enumerate(kills, 1):
-            print(f"  kill {number:2} after {moment:5.2f} s, {step:5} env steps saved {left or ''}")
+        for number, (moment, before, saved, left) in enumerate(kills, 1):
+            since = "new checkpoint" if number % 2 else "start"
+            print(
+                f"  kill {number:2}: {moment:5.2f} s after the {since}, env steps saved before "
+                f"{before}, after {saved} {left or ''}"
+            )
