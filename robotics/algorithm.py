@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from robotics.faults import Fault
 
 Metrics = dict[str, Float[Array, ""]]
 PolicyParams = PyTree
@@ -67,9 +69,65 @@ class Policy(NamedTuple):
     spec: dict[str, Any]
 
 
-HostEpoch = Callable[[TrainState, Callable[[], None]], tuple[TrainState, dict[str, Array]]]
-"""``epoch(state, tick)``: a chunk and its metrics, of all seeds (a leading axis); calls ``tick``
-now and then while it lasts."""
+@runtime_checkable
+class Epoch(Protocol):
+    """A chunk of one seed."""
+
+    def __call__(
+        self, state: TrainState, step_scale: Float[Array, ""] | float = 1.0
+    ) -> tuple[TrainState, Metrics]:
+        """One chunk.
+
+        Args:
+          state: before.
+          step_scale: factor on all updates of the optimizer, see :func:`robotics.faults.scaled`;
+            below 1 after a rollback.
+
+        Returns:
+          The state after, and float32 scalars.
+        """
+        ...
+
+
+@runtime_checkable
+class HostEpoch(Protocol):
+    """A chunk of all seeds, whose environments run on the host."""
+
+    def __call__(
+        self,
+        state: TrainState,
+        tick: Callable[[], None],
+        step_scale: Float[np.ndarray, " seeds"] | None = None,
+        again: Bool[np.ndarray, " seeds"] | None = None,
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """One chunk.
+
+        Args:
+          state: of all seeds, a leading axis.
+          tick: called now and then while it lasts.
+          step_scale: factor on all updates of the optimizer.
+          again: seeds that do the chunk once more, in new episodes; the others' environments stay
+            as they are, and their results mean nothing. ``None``: all do it for the first time.
+
+        Returns:
+          The state after, and metrics, one value a seed; ``fault`` says where each one's chunk
+          went wrong, [seeds, 5].
+        """
+        ...
+
+
+class Locator(NamedTuple):
+    """How an algorithm finds out where a chunk went wrong.
+
+    Attributes:
+      find: ``find(state, step_scale)`` does the chunk of one seed once more, looking at every step.
+      names: names of the arrays that a fault may be in, by part.
+      rounds: what a round of a chunk is, such as ``"rollout"``.
+    """
+
+    find: Callable[[TrainState, Float[Array, ""]], Fault]
+    names: Callable[[], dict[str, list[str]]]
+    rounds: str
 
 
 class Algorithm(NamedTuple):
@@ -79,21 +137,27 @@ class Algorithm(NamedTuple):
       init: builds networks, optimizer state, environments and statistics. No matrix factorization
         inside: two of them in one vmapped program deadlock on the CPU.
       epoch: one chunk of training; float32 scalar metrics, means over the chunk, plus ``env_steps``
-        (int32): the steps actually taken in it.
+        (int32): the steps actually taken in it. What becomes non-finite must show in the state or
+        in a metric under ``training/``.
       inference_params: what acting needs.
       policy: how to act with them.
       env_steps_per_epoch: env steps of a chunk; exact for PPO, an upper bound of their mean for ES.
       num_epochs: chunks in a run.
       mesh: devices that share the work; ``None`` if it is one.
+      locator: finds out where a chunk went wrong; without one, faults are told by what they left.
+      scales_steps: whether ``step_scale`` does anything: without an optimizer there is nothing that
+        it could scale, and rollbacks only draw other random numbers.
     """
 
     init: Callable[[Key[Array, ""]], TrainState]
-    epoch: Callable[[TrainState], tuple[TrainState, Metrics]]
+    epoch: Epoch
     inference_params: Callable[[TrainState], PolicyParams]
     policy: Policy
     env_steps_per_epoch: int
     num_epochs: int
     mesh: Mesh | None = None
+    locator: Locator | None = None
+    scales_steps: bool = True
 
 
 class HostAlgorithm(NamedTuple):
@@ -105,6 +169,7 @@ class HostAlgorithm(NamedTuple):
       open: ``open(state)``, with the state of all seeds (a leading axis), starts the environments
         and compiles; returns the chunk function and the seconds that compiling took. Episodes begin
         anew: they are no part of the state.
+      fault_names: as those of a :class:`Locator`, for the faults that the chunk function finds.
     """
 
     init: Callable[[Key[Array, ""]], TrainState]
@@ -113,6 +178,7 @@ class HostAlgorithm(NamedTuple):
     policy: Policy
     env_steps_per_epoch: int
     num_epochs: int
+    fault_names: Callable[[], dict[str, list[str]]]
 
 
 def zero_env_steps() -> Int[Array, " 2"]:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from envs.api import EpisodeWrapper, State
 
+Watch = Callable[[State, State], Array]
 Act = Callable[[Float[Array, "envs obs"], PyTree], tuple[Float[Array, "envs action"], PyTree]]
 
 
@@ -51,6 +52,7 @@ def collect(
     restarts: State,
     inputs: PyTree,
     first: Array | int = 0,
+    watch: Watch | None = None,
 ) -> tuple[State, Rollout]:
     """Acts T times in B environments.
 
@@ -67,12 +69,15 @@ def collect(
       inputs: pytree with leading axis T, one entry a step for ``act``, such as noise drawn
         beforehand.
       first: number of the first environment, where these are a part of all R.
+      watch: ``watch(after, fresh)`` looks at the environments after each step, with as many fresh
+        ones beside them; what it returns is kept beside the extras, as a pair with them.
 
     Returns:
       The environments after T steps, and the steps.
     """
     num_envs, num_restarts = state.reward.shape[0], restarts.reward.shape[0]
     twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), restarts)
+    beside = jax.tree.map(lambda leaf: leaf[:num_envs], restarts)
 
     def step(state: State, inputs: tuple[Array, PyTree]) -> tuple[State, Rollout]:
         t, input_t = inputs
@@ -85,7 +90,7 @@ def collect(
         info = after.info
         kept = Rollout(
             obs=state.obs,
-            extras=extras,
+            extras=extras if watch is None else (extras, watch(after, beside)),
             reward=after.reward,
             termination=info["termination"],
             truncation=info["truncation"],

@@ -20,18 +20,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Key, PyTree
 
 from envs.api import EpisodeWrapper, HostEnv
 from robotics import limits, programs, result, run_folder, sharding
 from robotics.algorithm import Algorithm, HostAlgorithm, Policy
 from robotics.checkpoint import Checkpointer
+from robotics.chunks import Chunks, CompiledChunks, HostChunks
 from robotics.evaluate import make_player, random_policy
 from robotics.export import export_policy, flatten
 from robotics.monitor import RETURN, Monitor, duration
-from robotics.panel import sparkline
+from robotics.progress import Display, Progress
+from robotics.recovery import DivergedError, Recovery
 
 _EVAL_STREAM = (
     0x6576616C  # keeps evaluation episodes apart from what training draws from the same seed
@@ -66,28 +66,6 @@ class RunConfig:
     def seeds(self) -> list[int]:
         """The seed numbers, in the order of the leading axis of all arrays."""
         return list(range(self.seed, self.seed + self.num_seeds))
-
-
-@dataclasses.dataclass
-class _Progress:
-    """What the host knows about a run besides its arrays; saved with every checkpoint as JSON."""
-
-    epoch: int = 0
-    env_steps: list[int] = dataclasses.field(
-        default_factory=list
-    )  # one a seed, Python ints never overflow
-    walltime_s: float = 0.0
-    compile_s: float = 0.0
-    train_s: float = 0.0
-    finite: list[bool] = dataclasses.field(default_factory=list)
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    random: dict[str, Any] = dataclasses.field(default_factory=dict)
-    best: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def steps(self) -> int:
-        """Env steps of one seed; the mean where seeds differ."""
-        return round(sum(self.env_steps) / len(self.env_steps))
 
 
 def seed_keys(config: RunConfig) -> Key[Array, " seeds"]:
@@ -143,6 +121,7 @@ def train(
 
     Raises:
       Interrupted: after Ctrl-C; the last complete chunk is saved.
+      DivergedError: every seed became non-finite again and again; the message says where.
       OSError: the folder is full, unwritable or gone; the message says what is saved.
       ValueError: damaged or foreign checkpoint, or too little memory.
     """
@@ -165,14 +144,23 @@ def train(
                     state = loop.run(state, progress, interrupted)
                 return loop.finish(state, progress, optimizer)
         except OSError as error:
-            raise OSError(_cannot_go_on(config.folder, checkpointer, error)) from error
+            why = _why(error)
+            raise OSError(_cannot_go_on(config.folder, checkpointer, why)) from error
+        except DivergedError as error:
+            why = str(error)
+            raise DivergedError(_cannot_go_on(config.folder, checkpointer, why)) from error
 
 
-def _cannot_go_on(folder: Path, checkpointer: Checkpointer, error: OSError) -> str:
-    """Why a run that can no longer write has stopped, and what is left of it."""
+def _why(error: OSError) -> str:
+    """What could not be written, and where."""
     why = error.strerror or str(error)
     if error.filename and str(error.filename) not in why:
         why = f"{why}: {error.filename}"
+    return why
+
+
+def _cannot_go_on(folder: Path, checkpointer: Checkpointer, why: str) -> str:
+    """Why a run has stopped, and what is left of it."""
     saved = checkpointer.steps()
     if not saved:
         return f"the run stopped: {why}; nothing of it was saved yet"
@@ -198,25 +186,24 @@ class _Loop:
         self.checkpointer, self.monitor, self.policy_info = checkpointer, monitor, policy_info
         self.keys = seed_keys(config)
         self.mesh = getattr(algorithm, "mesh", None)
-        self.shardings: Any = None
-        if self.mesh is not None:
-            template = state_template(algorithm, config)
-            self.shardings = sharding.state_shardings(self.mesh, template)
+        template = state_template(algorithm, config)
+        self.shardings = sharding.state_shardings(self.mesh, template)
         self.inference_params = jax.jit(jax.vmap(algorithm.inference_params))
         self.play: Callable[..., Any] | None = None
-        self.started, self.first_epoch = time.perf_counter(), 0
+        self.display = Display(str(config.folder), algorithm.num_epochs, monitor)
+        self.chunk_started = time.perf_counter()
 
-    def start(self, restored: Any, warm_up: WarmUp | None) -> tuple[PyTree, _Progress]:
+    def start(self, restored: Any, warm_up: WarmUp | None) -> tuple[PyTree, Progress]:
         """The first state, evaluated before it learns, or the restored one; with its record."""
+        count = self.config.num_seeds
         if restored is not None:
-            progress = _Progress(**restored.host)
+            progress = Progress.of_seeds(count, **restored.host)
             self.monitor.say(f"continuing at {progress.steps:,} env steps of {self.config.folder}")
             return sharding.put(self.mesh, restored.state, self.shardings), progress
-        count = self.config.num_seeds
-        progress = _Progress(env_steps=[0] * count, finite=[True] * count)
+        progress = Progress.of_seeds(count)
         started = time.perf_counter()
         self.monitor.say(f"compiling for {count} seed(s) ...")
-        self.monitor.live(str(self.config.folder), None, {"now": "compiling the evaluation"})
+        self.display.say("compiling the evaluation")
         keys = sharding.put(self.mesh, self.keys)
         init, seconds = programs.compile_timed(
             jax.vmap(self.algorithm.init), keys, out_shardings=self.shardings
@@ -232,7 +219,7 @@ class _Loop:
         progress.walltime_s += time.perf_counter() - started
         return state, progress
 
-    def play_random(self, progress: _Progress) -> dict[str, Any]:
+    def play_random(self, progress: Progress) -> dict[str, Any]:
         """Uniform random actions in the episodes of the last evaluation of the first seed."""
         env = self.env if isinstance(self.env, HostEnv) else self.env.env
         policy = random_policy(env.action_size, getattr(env, "discrete", False))
@@ -246,7 +233,7 @@ class _Loop:
         return entry
 
     def player(
-        self, policy: Policy, params: PyTree, keys: Key[Array, " policies"], progress: _Progress
+        self, policy: Policy, params: PyTree, keys: Key[Array, " policies"], progress: Progress
     ) -> Callable[..., Any]:
         """Evaluation of policies, compiled where its environment can be."""
         play = make_player(self.env, policy, self.config.eval_episodes)
@@ -256,19 +243,21 @@ class _Loop:
         progress.compile_s += seconds
         return play
 
-    def run(self, state: PyTree, progress: _Progress, interrupted: threading.Event) -> PyTree:
+    def run(self, state: PyTree, progress: Progress, interrupted: threading.Event) -> PyTree:
         """All remaining chunks."""
         if progress.epoch >= self.algorithm.num_epochs:
             return state
         started = time.perf_counter()
-        self.monitor.live(str(self.config.folder), None, {"now": "compiling the training"})
-        epoch, seconds = self.open(state, progress)
-        progress.compile_s += seconds
+        self.display.say("compiling the training")
+        chunks, folder, say = self.open(state, progress), self.config.folder, self.monitor.say
+        recovery = Recovery(self.algorithm, chunks, self.config.seeds, folder, say)
+        recovery.write_faults(progress)  # without those that a resumed run has not met yet
+        progress.compile_s += chunks.compile_s
         self.monitor.say(f"compiled in {duration(progress.compile_s)}, training ...")
         walltime_s = progress.walltime_s
-        self.started, self.first_epoch = time.perf_counter(), progress.epoch
+        self.display.begin(progress)
         while progress.epoch < self.algorithm.num_epochs:
-            state = self.chunk(epoch, state, progress)
+            state = self.chunk(recovery, state, progress)
             progress.walltime_s = walltime_s + time.perf_counter() - started
             saved = sharding.whole(self.mesh, state)
             if jax.process_index() == 0:  # of several processes, all of which hold the same
@@ -283,27 +272,21 @@ class _Loop:
                 )
         return state
 
-    def open(self, state: PyTree, progress: _Progress) -> tuple[Callable[..., Any], float]:
-        """One chunk of all seeds as a function of the state, and the seconds to compile it."""
+    def open(self, state: PyTree, progress: Progress) -> Chunks:
+        """How the chunks of this run are done, compiled."""
         if isinstance(self.algorithm, HostAlgorithm):
-            host_epoch, seconds = self.algorithm.open(state)
+            return HostChunks(self.algorithm, state, lambda: self.tick(progress))
 
-            def epoch(state: PyTree) -> tuple[PyTree, dict[str, Array]]:
-                started = time.perf_counter()
-                return host_epoch(state, lambda: self.live(progress, started))
+        def wait(metrics: Mapping[str, Array]) -> None:
+            self.wait(metrics, progress)
 
-            return epoch, seconds
-        outputs = None if self.mesh is None else (self.shardings, NamedSharding(self.mesh, P()))
-        chunk = jax.vmap(self.algorithm.epoch)
-        return programs.compile_timed(chunk, state, donate=True, out_shardings=outputs)
+        return CompiledChunks(self.algorithm, state, wait, self.monitor.say)
 
-    def chunk(self, epoch: Callable[[PyTree], Any], state: PyTree, progress: _Progress) -> PyTree:
+    def chunk(self, recovery: Recovery, state: PyTree, progress: Progress) -> PyTree:
         """One chunk of training and the evaluation after it."""
-        started = time.perf_counter()
-        state, metrics = epoch(state)
-        self.wait(metrics, progress, started)
-        train_s = time.perf_counter() - started
-        metrics = {name: np.asarray(value) for name, value in metrics.items()}
+        self.chunk_started = time.perf_counter()
+        state, metrics = recovery.advance(state, progress)
+        train_s = time.perf_counter() - self.chunk_started
         steps = metrics.pop(
             "env_steps", np.full(self.config.num_seeds, self.algorithm.env_steps_per_epoch)
         )
@@ -312,68 +295,28 @@ class _Loop:
         ]
         progress.train_s += train_s
         progress.epoch += 1
+        for name in ("rollbacks", "step_scale", "discarded_env_steps"):
+            metrics[f"recovery/{name}"] = np.asarray(getattr(progress, name), np.float64)
         host = {"training/sps": float(steps.sum()) / train_s, "training/walltime": progress.train_s}
         self.evaluate(state, progress, metrics, host)
         return state
 
-    def wait(self, metrics: Mapping[str, Array], progress: _Progress, started: float) -> None:
+    def wait(self, metrics: Mapping[str, Array], progress: Progress) -> None:
         """Waits for a chunk while the live line moves and Ctrl-C is heard."""
         marker: Any = next(iter(metrics.values()))
         while not marker.is_ready():
             time.sleep(0.05)
-            self.live(progress, started)
+            self.tick(progress)
         jax.block_until_ready(metrics)
 
-    def live(self, progress: _Progress, started: float) -> None:
+    def tick(self, progress: Progress) -> None:
         """Moves the live panel during a chunk."""
-        seconds = time.perf_counter() - started
-        number = f"{progress.epoch + 1} of {self.algorithm.num_epochs}"
-        fields = self.curve(progress) | {
-            "chunk": f"{number}, running for {duration(seconds)}",
-            "time left": self.eta(progress, seconds),
-        }
-        usual = self.pace(progress, seconds) or float("inf")
-        done = (progress.epoch + min(seconds / usual, 1.0)) / self.algorithm.num_epochs
-        self.monitor.live(str(self.config.folder), done, fields)
-
-    def curve(self, progress: _Progress) -> dict[str, str]:
-        """What the live panel shows of the evaluations so far."""
-        means = [float(np.mean(entry["return"])) for entry in progress.history]
-        fields = {
-            "env steps": f"{progress.steps:,}",
-            "return": f"{means[-1]:.4g}   best {max(means):.4g}   "
-            f"random {np.mean(progress.random['return']):.4g}",
-            "": sparkline(means),
-        }
-        if progress.train_s:
-            fields["speed"] = f"{sum(progress.env_steps) / progress.train_s:,.0f} env steps/s"
-        return fields
-
-    def pace(self, progress: _Progress, running_s: float = 0.0) -> float | None:
-        """Seconds that a chunk with its evaluation has taken on average in this process.
-
-        Args:
-          progress: so far.
-          running_s: how long the chunk has been running that is not complete.
-
-        Returns:
-          ``None`` before the first chunk is complete.
-        """
-        done = progress.epoch - self.first_epoch
-        return (time.perf_counter() - self.started - running_s) / done if done > 0 else None
-
-    def eta(self, progress: _Progress, running_s: float = 0.0) -> str:
-        """Time left, from the time of the chunks so far."""
-        pace = self.pace(progress, running_s)
-        if pace is None:
-            return "?"
-        left = self.algorithm.num_epochs - progress.epoch
-        return duration(left * pace - running_s)
+        self.display.update(progress, self.chunk_started)
 
     def evaluate(
         self,
         state: PyTree,
-        progress: _Progress,
+        progress: Progress,
         metrics: dict[str, np.ndarray],
         host: dict[str, float],
     ) -> None:
@@ -409,7 +352,7 @@ class _Loop:
         self.say_line(progress, entry, host)
 
     def histograms(
-        self, params: PyTree, progress: _Progress, returns: Float[np.ndarray, "seeds episodes"]
+        self, params: PyTree, progress: Progress, returns: Float[np.ndarray, "seeds episodes"]
     ) -> None:
         """Distributions of returns and of the best seed's policy, some six times in a run."""
         last = self.algorithm.num_epochs
@@ -420,7 +363,7 @@ class _Loop:
         values = {f"histograms/policy/{name}": array for name, array in one.items()}
         self.monitor.histograms(progress.steps, values | {"histograms/return": returns})
 
-    def warn_non_finite(self, progress: _Progress, finite: np.ndarray) -> None:
+    def warn_non_finite(self, progress: Progress, finite: np.ndarray) -> None:
         """Says once which seeds have become non-finite."""
         for i, seed in enumerate(self.config.seeds):
             if progress.finite[i] and not finite[i]:
@@ -430,7 +373,7 @@ class _Loop:
                 )
 
     def say_line(
-        self, progress: _Progress, entry: Mapping[str, Any], host: Mapping[str, float]
+        self, progress: Progress, entry: Mapping[str, Any], host: Mapping[str, float]
     ) -> None:
         """The console line of an evaluation."""
         spread = result.spread([entry], "return")
@@ -439,10 +382,13 @@ class _Loop:
             f"return {spread['mean']:>9.4g} ± {spread['std']:<8.3g}",
         ]
         if "training/sps" in host:
-            parts += [f"{host['training/sps']:>10,.0f} steps/s", f"{self.eta(progress)} left"]
+            parts += [
+                f"{host['training/sps']:>10,.0f} steps/s",
+                f"{self.display.eta(progress)} left",
+            ]
         self.monitor.say(" | ".join(parts))
 
-    def keep_best(self, params: PyTree, progress: _Progress, entry: Mapping[str, Any]) -> None:
+    def keep_best(self, params: PyTree, progress: Progress, entry: Mapping[str, Any]) -> None:
         """Exports the policy of the best seed if it beats everything before it."""
         returns = np.where(np.isfinite(entry["return"]), entry["return"], -np.inf)
         index = int(np.argmax(returns))
@@ -460,7 +406,7 @@ class _Loop:
         export_policy(folder, self.algorithm.policy.spec, one, self.policy_info | dict(about))
 
     def finish(
-        self, state: PyTree, progress: _Progress, optimizer: optax.GradientTransformation | None
+        self, state: PyTree, progress: Progress, optimizer: optax.GradientTransformation | None
     ) -> dict[str, Any]:
         """Exports the last policy and gathers what the run reports."""
         last = progress.history[-1]
@@ -480,6 +426,9 @@ class _Loop:
             "env_steps_per_seed": progress.env_steps,
             "updates": int(np.max(np.asarray(state.updates))),
             **result.summarize(progress.history, progress.random, progress.finite),
+            "rollbacks": progress.rollbacks,
+            "discarded_env_steps": progress.discarded_env_steps,
+            "frozen": progress.frozen,
             "best_return": progress.best.get("return"),
             "best_seed": progress.best.get("seed"),
             "best_env_steps": progress.best.get("env_steps"),

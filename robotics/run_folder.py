@@ -2,8 +2,8 @@
 """Files of a run folder: where it is, what it says about itself, and atomic writing.
 
 Layout: ``config.json``, ``command.txt``, ``versions.json``, ``git.diff``, ``metrics.jsonl``,
-TensorBoard events, ``checkpoints/``, ``best/``, ``policy.safetensors`` with ``policy.json``, a
-video, ``summary.png``, ``result.json``.
+``faults.jsonl`` after a rollback, TensorBoard events, ``checkpoints/``, ``best/``,
+``policy.safetensors`` with ``policy.json``, a video, ``summary.png``, ``result.json``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
+FAULTS = "faults.jsonl"
 RESULT = "result.json"
 _PACKAGES = (
     "mnemosyne-optimizer jax jaxlib numpy optax safetensors brax mujoco mujoco-mjx "

@@ -19,8 +19,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PyTree
 
-from robotics.algorithm import TrainState
-
 AXIS = "devices"
 """Name of the mesh's only axis."""
 
@@ -110,11 +108,18 @@ def _constrained(mesh: Mesh | None, tree: PyTree, spec: P) -> PyTree:
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, spec))
 
 
-def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
+def state_shardings(mesh: Mesh | None, state: PyTree) -> PyTree:
     """Where the training state of all seeds lies: environments divided, the rest everywhere."""
+    if mesh is None:
+        return None
     one = jax.tree.map(lambda _: NamedSharding(mesh, P()), state)
     envs = jax.tree.map(lambda _: NamedSharding(mesh, P(None, AXIS)), state.env_state)
     return one._replace(env_state=envs)
+
+
+def replicated(mesh: Mesh | None) -> NamedSharding | None:
+    """Whole on every device."""
+    return None if mesh is None else NamedSharding(mesh, P())
 
 
 def put(mesh: Mesh | None, tree: PyTree, shardings: PyTree = None) -> PyTree:

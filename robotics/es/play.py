@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from envs.api import EpisodeWrapper, State
-from robotics import networks, normalize, sharding
+from robotics import faults, networks, normalize, sharding
 from robotics.es.config import ESConfig
 from robotics.es.perturb import member_axes
+from robotics.faults import Fault
 from robotics.normalize import RunningStatistics
 
 
@@ -26,12 +27,15 @@ class Played(NamedTuple):
       length: env steps.
       shifted_sum: sum of the observations met, minus the present mean.
       shifted_square: sum of the squares of the same.
+      faults: env step and leaf of the first fault of each episode, -1 where there is none; ``None``
+        if they are not looked for.
     """
 
     fitness: Float[Array, "2 pairs episodes"]
     length: Float[Array, "2 pairs episodes"]
     shifted_sum: Float[Array, " obs"]
     shifted_square: Float[Array, " obs"]
+    faults: Int[Array, "2 pairs episodes 2"] | None
 
 
 class _Episodes(NamedTuple):
@@ -43,6 +47,7 @@ class _Episodes(NamedTuple):
     length: Float[Array, "members episodes"]
     shifted_sum: Float[Array, " obs"]
     shifted_square: Float[Array, " obs"]
+    faults: Int[Array, "members episodes 2"] | None
 
 
 def play(
@@ -52,6 +57,7 @@ def play(
     statistics: RunningStatistics,
     population: PyTree,
     key: Key[Array, ""],
+    locating: bool = False,
 ) -> Played:
     """All episodes of a generation; the two members of a pair start alike.
 
@@ -62,19 +68,20 @@ def play(
       statistics: of the observations so far.
       population: of :func:`robotics.es.perturb.perturb`.
       key: of the starts.
+      locating: whether to look for what is not finite in each step.
     """
     pairs, episodes = config.population_size // 2, config.episodes_per_member
 
     def part(
         statistics: RunningStatistics, population: PyTree, keys: Key[Array, "pairs episodes"]
     ) -> Played:
-        played = _play(env, config, statistics, population, keys)
+        played = _play(env, config, statistics, population, keys, locating)
         sums = sharding.total(mesh, (played.shifted_sum, played.shifted_square))
         return played._replace(shifted_sum=sums[0], shifted_square=sums[1])
 
     axis = P(None, sharding.AXIS)
     inputs = P(), member_axes(population, axis, P()), P(sharding.AXIS)
-    outputs: Any = Played(*cast(Any, (axis, axis, P(), P())))
+    outputs: Any = Played(*cast(Any, (axis, axis, P(), P(), axis if locating else None)))
     part = sharding.over_devices(mesh, part, inputs, outputs)
     return part(statistics, population, jax.random.split(key, (pairs, episodes)))
 
@@ -85,6 +92,7 @@ def _play(
     statistics: RunningStatistics,
     population: PyTree,
     keys: Key[Array, "pairs episodes"],
+    locating: bool,
 ) -> Played:
     """The episodes of some pairs."""
     axes = member_axes(population, 0, None)
@@ -110,15 +118,18 @@ def _play(
         after = jax.vmap(jax.vmap(env.step))(episodes.state, action, starts)
         return _Episodes(
             state=after,
-            alive=jnp.where(after.done > 0, 0.0, episodes.alive),
+            # Also an environment that no longer knows whether it is done has ended.
+            alive=jnp.where(after.done == 0, episodes.alive, 0.0),
             fitness=episodes.fitness + jnp.where(alive, after.reward, 0.0),
             length=episodes.length + episodes.alive,
             shifted_sum=episodes.shifted_sum + jnp.sum(seen, axis=(0, 1)),
             shifted_square=episodes.shifted_square + jnp.sum(jnp.square(seen), axis=(0, 1)),
+            faults=_look(episodes, after, starts),
         )
 
     zeros, none = jnp.zeros_like(starts.reward), jnp.zeros_like(statistics.mean)
-    first = _Episodes(starts, jnp.ones_like(zeros), zeros, zeros, none, none)
+    well = jnp.full((*zeros.shape, 2), -1, jnp.int32) if locating else None
+    first = _Episodes(starts, jnp.ones_like(zeros), zeros, zeros, none, none, well)
     last = jax.lax.while_loop(lambda episodes: jnp.any(episodes.alive > 0), step, first)
     shape = 2, *keys.shape
     return Played(
@@ -126,7 +137,30 @@ def _play(
         last.length.reshape(shape),
         last.shifted_sum,
         last.shifted_square,
+        None if last.faults is None else last.faults.reshape(*shape, 2),
     )
+
+
+def _look(
+    episodes: _Episodes, after: State, starts: State
+) -> Int[Array, "members episodes 2"] | None:
+    """First faults after a step of the episodes that were alive; starts show what is meant."""
+    if episodes.faults is None:
+        return None
+    parts = faults.training_part(after), faults.training_part(starts)
+    leaf = faults.bad_leaf(*parts, axes=2)
+    new = (episodes.alive > 0) & (leaf >= 0) & (episodes.faults[..., 1] < 0)
+    here = jnp.stack([episodes.length.astype(jnp.int32), leaf], axis=-1)
+    return jnp.where(new[..., None], here, episodes.faults)
+
+
+def first_fault(seen: Int[Array, "2 pairs episodes 2"]) -> Fault:
+    """The earliest of the faults of all episodes, which count as environments one after another."""
+    step, leaf = seen[..., 0].ravel(), seen[..., 1].ravel()
+    env = jnp.argmin(jnp.where(leaf >= 0, step, jnp.iinfo(jnp.int32).max))
+    parts = (faults.ENVIRONMENT, 0, step[env], env, leaf[env])
+    fault = jnp.stack([jnp.asarray(part, jnp.int32) for part in parts])
+    return jnp.where(leaf[env] >= 0, fault, faults.none())
 
 
 def observe(config: ESConfig, normalizer: PyTree, played: Played) -> PyTree:

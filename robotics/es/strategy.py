@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 
-from robotics import sharding
+from robotics import faults, sharding
 from robotics.algorithm import Metrics
 from robotics.es.config import ESConfig
 from robotics.es.perturb import estimate_gradient, perturb, sample_noise
@@ -21,12 +21,16 @@ from robotics.es.shaping import ars_weights, rank_weights
 
 
 class Told(NamedTuple):
-    """What a generation has taught: the moved mean, how it moved, and scalars about that."""
+    """What a generation has taught: the moved mean, how it moved, and scalars about that.
+
+    ``gradient`` is what an optimizer was given, ``None`` where a strategy has none.
+    """
 
     params: PyTree
     state: PyTree
     updates: PyTree
     metrics: Metrics
+    gradient: PyTree | None = None
 
 
 class Strategy(NamedTuple):
@@ -39,12 +43,19 @@ class Strategy(NamedTuple):
       tell: ``tell(params, state, proposal, fitness, extras)`` with the fitness ``[2, pairs]`` of
         that population, larger is better.
       metrics: names of the scalars that ``tell`` gives.
+      scale: the same strategy with updates times a factor; ``None`` where there is no optimizer
+        whose steps could be smaller, so that a rollback only draws other numbers.
     """
 
     init: Callable[[Key[Array, ""], PyTree], PyTree]
     ask: Callable[[Key[Array, ""], PyTree, PyTree], tuple[PyTree, Any]]
     tell: Callable[[PyTree, PyTree, Any, Float[Array, "2 pairs"], Metrics], Told]
     metrics: tuple[str, ...]
+    scale: Callable[[Float[Array, ""] | float], Strategy] | None = None
+
+    def scaled(self, step_scale: Float[Array, ""] | float) -> Strategy:
+        """The same with updates times a factor; itself where it has no optimizer."""
+        return self if self.scale is None else self.scale(step_scale)
 
 
 def gradient_strategy(
@@ -78,6 +89,10 @@ def gradient_strategy(
         grads = sharding.everywhere(mesh, estimate_gradient(noise, weights))
         updates, state = slot.update(grads, state, params, **extras)
         metrics = {"training/gradient_norm": optax.tree.norm(grads)}
-        return Told(optax.apply_updates(params, updates), state, updates, metrics)
+        return Told(optax.apply_updates(params, updates), state, updates, metrics, grads)
 
-    return Strategy(lambda _, params: slot.init(params), ask, tell, ("training/gradient_norm",))
+    def scale(step_scale: Float[Array, ""] | float) -> Strategy:
+        return gradient_strategy(config, faults.scaled(optimizer, step_scale), mesh)
+
+    names = ("training/gradient_norm",)
+    return Strategy(lambda _, params: slot.init(params), ask, tell, names, scale)

@@ -17,9 +17,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from envs.api import EpisodeWrapper
-from robotics import networks, normalize, sharding
+from robotics import faults, networks, normalize, sharding
 from robotics.algorithm import (
     Algorithm,
+    Locator,
     Metrics,
     PolicyParams,
     Telemetry,
@@ -29,8 +30,9 @@ from robotics.algorithm import (
     zero_env_steps,
 )
 from robotics.es.config import ESConfig
-from robotics.es.play import Played, observe, play
-from robotics.es.strategy import Strategy, gradient_strategy
+from robotics.es.play import Played, first_fault, observe, play
+from robotics.es.strategy import Strategy, Told, gradient_strategy
+from robotics.faults import Fault
 
 _METRICS = (
     "training/fitness_mean",
@@ -49,6 +51,11 @@ class _Setup(NamedTuple):
     strategy: Strategy
     telemetry: Telemetry | None
     mesh: Mesh | None
+    locating: bool = False
+
+    def scaled(self, step_scale: Float[Array, ""] | float) -> _Setup:
+        """The same with smaller steps, where the strategy has any."""
+        return self._replace(strategy=self.strategy.scaled(step_scale))
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -71,6 +78,7 @@ class _Chunk(NamedTuple):
     generations: Int[Array, ""]
     sums: Metrics
     last: PyTree
+    fault: Fault | None
 
 
 def make_es(
@@ -120,8 +128,14 @@ def make_evolution(
     def init(key: Key[Array, ""]) -> TrainState:
         return _init(setup, key)
 
-    def epoch(state: TrainState) -> tuple[TrainState, Metrics]:
-        return _epoch(setup, state)
+    def epoch(
+        state: TrainState, step_scale: Float[Array, ""] | float = 1.0
+    ) -> tuple[TrainState, Metrics]:
+        return _epoch(setup.scaled(step_scale), state)
+
+    def locate(state: TrainState, step_scale: Float[Array, ""]) -> Fault:
+        fault = _generations(setup.scaled(step_scale)._replace(locating=True), state).fault
+        return faults.none() if fault is None else fault
 
     def inference_params(state: TrainState) -> PolicyParams:
         return networks.policy_params(state.params, state.normalizer["observation"])
@@ -134,7 +148,22 @@ def make_evolution(
         env_steps_per_epoch=config.num_timesteps // num_epochs,
         num_epochs=num_epochs,
         mesh=mesh,
+        locator=Locator(locate, lambda: _fault_names(setup), "generation"),
+        scales_steps=strategy.scale is not None,
     )
+
+
+def _fault_names(setup: _Setup) -> dict[str, list[str]]:
+    """What the leaves of a fault are called; environments count episode by episode."""
+    key = jax.eval_shape(jax.random.key, 0)
+    params = faults.leaf_names(jax.eval_shape(lambda key: _init(setup, key), key).params)
+    env_state = jax.eval_shape(setup.env.reset, key)
+    return {
+        "environment": faults.leaf_names(faults.training_part(env_state)),
+        "loss": ["loss"],
+        "gradient": params,
+        "parameters": params,
+    }
 
 
 def _init(setup: _Setup, key: Key[Array, ""]) -> TrainState:
@@ -156,7 +185,19 @@ def _init(setup: _Setup, key: Key[Array, ""]) -> TrainState:
 
 
 def _epoch(setup: _Setup, state: TrainState) -> tuple[TrainState, Metrics]:
-    """One chunk: generations until its share of the budget is used, and at least one."""
+    """One chunk."""
+    chunk = _generations(setup, state)
+    count = chunk.generations.astype(jnp.float32)
+    metrics = {name: value / count for name, value in chunk.sums.items()}
+    metrics |= {"env_steps": chunk.env_steps, "training/generations": count}
+    state = chunk.state._replace(epoch=state.epoch + 1)
+    if setup.telemetry is not None:
+        metrics |= setup.telemetry(state.opt_state, *chunk.last)
+    return state, metrics
+
+
+def _generations(setup: _Setup, state: TrainState) -> _Chunk:
+    """Generations until a chunk's share of the budget is used, and at least one."""
     targets = [
         split_env_steps(-(-setup.step_limit * (i + 1) // setup.num_epochs))
         for i in range(setup.num_epochs)
@@ -172,15 +213,8 @@ def _epoch(setup: _Setup, state: TrainState) -> tuple[TrainState, Metrics]:
     def unfinished(chunk: _Chunk) -> Bool[Array, ""]:
         return (chunk.generations == 0) | _less(chunk.state.env_steps, target)
 
-    chunk = _Chunk(state, zero, zero, sums, last)
-    chunk = jax.lax.while_loop(unfinished, lambda chunk: _generation(setup, chunk), chunk)
-    count = chunk.generations.astype(jnp.float32)
-    metrics = {name: value / count for name, value in chunk.sums.items()}
-    metrics |= {"env_steps": chunk.env_steps, "training/generations": count}
-    state = chunk.state._replace(epoch=state.epoch + 1)
-    if setup.telemetry is not None:
-        metrics |= setup.telemetry(state.opt_state, *chunk.last)
-    return state, metrics
+    chunk = _Chunk(state, zero, zero, sums, last, faults.none() if setup.locating else None)
+    return jax.lax.while_loop(unfinished, lambda chunk: _generation(setup, chunk), chunk)
 
 
 def _less(env_steps: Int[Array, " 2"], target: Int[Array, " 2"]) -> Bool[Array, ""]:
@@ -194,7 +228,7 @@ def _generation(setup: _Setup, chunk: _Chunk) -> _Chunk:
     key, key_ask, key_env = jax.random.split(state.key, 3)
     population, proposal = setup.strategy.ask(key_ask, state.params, state.opt_state)
     statistics = state.normalizer["observation"]
-    played = play(setup.env, config, setup.mesh, statistics, population, key_env)
+    played = play(setup.env, config, setup.mesh, statistics, population, key_env, setup.locating)
     fitness = sharding.everywhere(setup.mesh, jnp.mean(played.fitness, axis=-1))
     extras = {"value": -jnp.mean(fitness), "progress": _progress(setup, state)}
     told = setup.strategy.tell(state.params, state.opt_state, proposal, fitness, extras)
@@ -213,6 +247,7 @@ def _generation(setup: _Setup, chunk: _Chunk) -> _Chunk:
         generations=chunk.generations + 1,
         sums={name: value + metrics[name] for name, value in chunk.sums.items()},
         last=None if chunk.last is None else (told.updates, state.params),
+        fault=_fault(chunk, played, told, extras["value"]),
     )
 
 
@@ -220,6 +255,17 @@ def _progress(setup: _Setup, state: TrainState) -> Float[Array, ""]:
     """Share of the budget that is used; rounding of the counter to float32 does not matter here."""
     high, low = state.env_steps.astype(jnp.float32)
     return jnp.minimum((high * 2.0**20 + low) / setup.step_limit, 1.0)
+
+
+def _fault(chunk: _Chunk, played: Played, told: Told, loss: Float[Array, ""]) -> Fault | None:
+    """The first fault up to the end of a generation, if it is looked for."""
+    if chunk.fault is None or played.faults is None:
+        return None
+    update = faults.in_update({"loss": loss}, told.gradient, told.params)
+    here = faults.first_of(first_fault(played.faults), update)
+    return faults.first_of(
+        chunk.fault, jnp.where(here[0] >= 0, here.at[1].set(chunk.generations), -1)
+    )
 
 
 def _metrics(played: Played, fitness: Float[Array, "2 pairs"]) -> Metrics:

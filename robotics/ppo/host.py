@@ -15,15 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from envs.api import HostBatch, HostEnv
-from robotics import distributions, networks, programs
-from robotics.algorithm import HostAlgorithm, HostEpoch, Metrics, Telemetry, TrainState
-from robotics.host import env_seeds
+from envs.api import HostEnv
+from robotics import distributions, faults, networks, programs
+from robotics.algorithm import HostAlgorithm, HostEpoch, Telemetry, TrainState
+from robotics.faults import Fault
 from robotics.ppo import learn
 from robotics.ppo.config import PPOConfig
 from robotics.ppo.learn import Setup
+from robotics.ppo.runner import Fleet
 from robotics.rollout import Rollout
 
 
@@ -34,7 +35,8 @@ class _Programs(NamedTuple):
       begin: key to (next key, noise of a rollout, key of its minibatches).
       inference_params: state to what acting needs.
       act: (what acting needs, observations, noise of a step) to (actions, what is kept with them).
-      improve: (state, last, rollout, key) to (state, last, metrics).
+      improve: (state, last, rollout, key, step scale) to (state, last, metrics, health).
+      locate: the same arguments to what went wrong; compiled when it is needed.
       finish: (state, last, stacked metrics) to (state, metrics).
     """
 
@@ -42,6 +44,7 @@ class _Programs(NamedTuple):
     inference_params: Callable[..., Any]
     act: Callable[..., Any]
     improve: Callable[..., Any]
+    locate: Callable[..., Any]
     finish: Callable[..., Any]
 
 
@@ -65,6 +68,11 @@ def make_host_ppo(
     def open_envs(state: TrainState) -> tuple[HostEpoch, float]:
         return _open(setup, env, state)
 
+    def fault_names() -> dict[str, list[str]]:
+        # The order of what _locate looks at.
+        seen = {"environment": ["obs", "info/final_obs", "reward"]}
+        return learn.fault_names(setup, None) | seen
+
     return HostAlgorithm(
         init=init,
         open=open_envs,
@@ -72,83 +80,54 @@ def make_host_ppo(
         policy=networks.make_policy(*sizes, config.network, env.discrete),
         env_steps_per_epoch=config.env_steps_per_epoch,
         num_epochs=config.num_epochs,
+        fault_names=fault_names,
     )
 
 
 def _open(setup: Setup, env: HostEnv, state: TrainState) -> tuple[HostEpoch, float]:
     """Starts the environments of all seeds and compiles their programs."""
-    num_seeds, num_envs = state.updates.shape[0], setup.config.num_envs
+    num_seeds, config = state.updates.shape[0], setup.config
     compiled, seconds = _compile(setup, state)
-    runner = _Runner(env.start(num_seeds * num_envs), env_seeds(state.key, num_envs))
+    fleet = Fleet(env, state.key, config.num_envs)
 
-    def epoch(state: TrainState, tick: Callable[[], None]) -> tuple[TrainState, dict[str, Array]]:
+    def epoch(
+        state: TrainState,
+        tick: Callable[[], None],
+        step_scale: Float[np.ndarray, " seeds"] | None = None,
+        again: Bool[np.ndarray, " seeds"] | None = None,
+    ) -> tuple[TrainState, dict[str, Array]]:
+        scale = jnp.asarray(np.ones(num_seeds) if step_scale is None else step_scale, jnp.float32)
+        if again is not None:
+            fleet.renew(again, state.key)
         last = jax.vmap(lambda one: learn.no_update_yet(setup, one))(state)
-        rows = []
-        for _ in range(setup.config.rollouts_per_epoch):
+        rows, found = [], np.full((num_seeds, 5), -1, np.int32)
+        for number in range(config.rollouts_per_epoch):
             key, noise, key_shuffle = compiled.begin(state.key)
             params = compiled.inference_params(state)
-            rollout = runner.collect(lambda obs, x, p=params: compiled.act(p, obs, x), noise)
-            state, last, metrics = compiled.improve(state, last, rollout, key_shuffle)
+            rollout = fleet.collect(lambda obs, x, p=params: compiled.act(p, obs, x), noise, again)
+            given = (state, last, rollout, key_shuffle, scale)
+            state, last, metrics, code = compiled.improve(*given)
+            bad = (np.asarray(code) >= 0) & (found[:, 0] < 0)
+            if bad.any():
+                found[bad] = np.asarray(compiled.locate(*given))[bad]
+                found[bad, 1] = number
             state = state._replace(key=key)
             rows.append(metrics)
             tick()
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *rows)
-        return compiled.finish(state, last, stacked)
+        state, metrics = compiled.finish(state, last, stacked)
+        return state, metrics | {"fault": jnp.asarray(found)}
 
     return epoch, seconds
 
 
-class _Runner:
-    """Environments of all seeds under way, with what the running episodes have gathered so far.
-
-    Args:
-      batch: the environments, those of the first seed first.
-      seeds: of their first episodes, [seeds, envs].
-    """
-
-    def __init__(self, batch: HostBatch, seeds: Int[np.ndarray, "seeds envs"]):
-        self._batch, self._shape = batch, seeds.shape
-        self._obs = batch.reset(seeds.ravel().tolist()).obs
-        self._returns, self._lengths = np.zeros((2, seeds.size), np.float32)
-
-    def collect(
-        self, act: Callable[..., Any], noise: Float[Array, "seeds T envs action"]
-    ) -> Rollout:
-        """T steps; arrays [seeds, T, envs, ...].
-
-        Args:
-          act: ``act(obs, noise)`` of all seeds at once, see :func:`robotics.ppo.learn.make_act`.
-          noise: what it needs for each step.
-        """
-        drawn = np.moveaxis(np.asarray(noise), 1, 0)
-        rows = [self._step(act, noise_t) for noise_t in drawn]
-        return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *rows)
-
-    def _step(self, act: Callable[..., Any], noise: Float[np.ndarray, "seeds envs action"]) -> Any:
-        """One step of all; leaves [seeds, envs, ...]."""
-        obs = self._apart(self._obs)
-        action, extras = jax.device_get(act(obs, noise))
-        after = self._batch.step(action.reshape(-1, *action.shape[2:]))
-        self._obs = after.obs
-        self._returns = self._returns + after.reward
-        self._lengths = self._lengths + 1.0
-        kept = Rollout(
-            obs=obs,
-            extras=extras,
-            reward=self._apart(after.reward),
-            termination=self._apart(after.termination),
-            truncation=self._apart(after.truncation),
-            final_obs=self._apart(after.final_obs),
-            episode_return=self._apart(self._returns),
-            episode_steps=self._apart(self._lengths),
-        )
-        running = 1.0 - after.termination - after.truncation
-        self._returns, self._lengths = self._returns * running, self._lengths * running
-        return kept
-
-    def _apart(self, values: np.ndarray) -> Any:
-        """[seeds * envs, ...] as [seeds, envs, ...]."""
-        return values.reshape(*self._shape, *values.shape[1:])
+def _locate(setup: Setup, *parts: Any) -> Fault:
+    """What went wrong in a rollout of one seed or in the updates made from it."""
+    rollout = parts[2]
+    seen = (rollout.obs, rollout.final_obs, rollout.reward)
+    here = faults.earliest(faults.ENVIRONMENT, faults.bad_leaf(seen, axes=2))
+    metrics = learn.improve(setup._replace(locating=True), *parts)[2]
+    return faults.first_of(here, metrics["fault"])
 
 
 def _compile(setup: Setup, state: TrainState) -> tuple[_Programs, float]:
@@ -159,8 +138,12 @@ def _compile(setup: Setup, state: TrainState) -> tuple[_Programs, float]:
         key, key_noise, key_shuffle = jax.random.split(key, 3)
         return key, learn.draw_noise(setup, key_noise), key_shuffle
 
-    def improve(*parts: Any) -> tuple[TrainState, PyTree, Metrics]:
-        return learn.improve(setup, *parts)
+    def improve(*parts: Any) -> tuple[TrainState, PyTree, dict[str, Array], Array]:
+        state, last, metrics = learn.improve(setup.scaled(parts[-1]), *parts[:-1])
+        return state, last, metrics, faults.health(state, parts[0], metrics)
+
+    def locate(*parts: Any) -> Fault:
+        return _locate(setup.scaled(parts[-1]), *parts[:-1])
 
     def rows(*shape: int) -> Any:
         return jax.ShapeDtypeStruct((num_seeds, *shape), jnp.float32)
@@ -194,7 +177,8 @@ def _compile(setup: Setup, state: TrainState) -> tuple[_Programs, float]:
         begin=program(begin, state.key),
         inference_params=program(learn.inference_params, state),
         act=program(act, params, rows(envs, obs_size), rows(envs, action_size)),
-        improve=program(improve, state, last, rollout, state.key),
+        improve=program(improve, state, last, rollout, state.key, rows()),
+        locate=jax.jit(jax.vmap(locate)),
         finish=jax.jit(jax.vmap(lambda *parts: learn.finish(setup, *parts))),
     )
     return compiled, sum(times)

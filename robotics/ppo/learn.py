@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from robotics import distributions, networks, normalize, sharding
+from robotics import distributions, faults, networks, normalize, sharding
 from robotics.algorithm import (
     Action,
     Metrics,
@@ -47,6 +47,8 @@ class Setup(NamedTuple):
       optimizer: the transformation in the slot.
       telemetry: see :func:`robotics.ppo.make_ppo`.
       mesh: devices that share the work.
+      locating: whether to look for the first fault, which then stands under ``"fault"`` among the
+        metrics of a rollout.
     """
 
     sizes: tuple[int, int]
@@ -55,6 +57,11 @@ class Setup(NamedTuple):
     optimizer: optax.GradientTransformationExtraArgs
     telemetry: Telemetry | None
     mesh: Mesh | None = None
+    locating: bool = False
+
+    def scaled(self, step_scale: Float[Array, ""] | float) -> Setup:
+        """The same with smaller steps."""
+        return self._replace(optimizer=faults.scaled(self.optimizer, step_scale))
 
 
 class _Learner(NamedTuple):
@@ -146,7 +153,7 @@ def _normalize(normalizer: PyTree, obs: Array) -> Array:
 
 def improve(
     setup: Setup, state: TrainState, last: PyTree, rollout: Rollout, key: Key[Array, ""]
-) -> tuple[TrainState, PyTree, Metrics]:
+) -> tuple[TrainState, PyTree, _Stacked]:
     """All updates made from a rollout.
 
     Args:
@@ -169,8 +176,32 @@ def improve(
         env_steps=add_env_steps(state.env_steps, setup.config.batch_size),
         normalizer=normalizer,
     )
-    metrics = _training_metrics(scalars, variance_explained) | _finished_episodes(rollout)
+    # Clipping and terminations hide what is not finite; it has to show in a metric all the same.
+    shown = jnp.where(_all_finite(rollout), variance_explained, jnp.nan)
+    metrics = _training_metrics(scalars, shown) | _finished_episodes(rollout)
+    if setup.locating:
+        metrics["fault"] = faults.first_row(scalars["fault"].reshape(-1, 5), 2)
     return state, learner.last, metrics
+
+
+def _all_finite(rollout: Rollout) -> Bool[Array, ""]:
+    """Whether everything that the environments gave is finite."""
+    given = (rollout.obs, rollout.final_obs, rollout.reward)
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in given]))
+
+
+def fault_names(setup: Setup, env_state: PyTree) -> dict[str, list[str]]:
+    """What the leaves of a fault are called; ``env_state`` may consist of shapes."""
+    key = jax.eval_shape(jax.random.key, 0)
+    params = jax.eval_shape(lambda key: init(setup, key, None), key).params
+    scalars = ("policy_loss", "v_loss", "entropy_loss", "entropy", "kl", "clip_fraction", "loss")
+    names = faults.leaf_names(params)
+    return {
+        "environment": faults.leaf_names(env_state),
+        "loss": sorted(scalars if setup.discrete else (*scalars, "std")),
+        "gradient": names,
+        "parameters": names,
+    }
 
 
 def finish(
@@ -258,7 +289,7 @@ def _learn(
         minibatches = sharding.divided(setup.mesh, minibatches, axis=1)
         known = {"epoch": position, "explained_variance": variance_explained}
 
-        def update(learner: _Learner, rows: Array) -> tuple[_Learner, Metrics]:
+        def update(learner: _Learner, rows: Array) -> tuple[_Learner, _Stacked]:
             return _update(setup, learner, rows, known)
 
         return jax.lax.scan(update, learner, minibatches)
@@ -269,7 +300,7 @@ def _learn(
 
 def _update(
     setup: Setup, learner: _Learner, rows: Float[Array, "batch columns"], known: Metrics
-) -> tuple[_Learner, Metrics]:
+) -> tuple[_Learner, _Stacked]:
     """One optimizer update."""
     observation_size, action_size = setup.sizes
     raw_size = distributions.raw_size(action_size, setup.discrete)
@@ -287,7 +318,10 @@ def _update(
     updates, opt_state = setup.optimizer.update(grads, learner.opt_state, learner.params, **extras)
     params = optax.apply_updates(learner.params, updates)
     last = None if learner.last is None else (updates, learner.params)
-    return _Learner(params, opt_state, learner.updates + 1, last), scalars | {"loss": loss}
+    scalars = scalars | {"loss": loss}
+    if setup.locating:
+        scalars["fault"] = faults.in_update(scalars, grads, params)
+    return _Learner(params, opt_state, learner.updates + 1, last), scalars
 
 
 def _unpack(rows: Float[Array, "batch columns"], observation_size: int, raw_size: int) -> Minibatch:

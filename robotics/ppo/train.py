@@ -11,11 +11,12 @@ import jax
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from envs.api import EpisodeWrapper, State
-from robotics import networks, sharding
-from robotics.algorithm import Algorithm, Metrics, PolicyParams, Telemetry, TrainState
+from robotics import faults, networks, sharding
+from robotics.algorithm import Algorithm, Locator, Metrics, PolicyParams, Telemetry, TrainState
+from robotics.faults import Fault
 from robotics.ppo import learn
 from robotics.ppo.config import PPOConfig
 from robotics.ppo.learn import Setup
@@ -67,8 +68,17 @@ def make_ppo(
         start = reset(env, learn.split_start(key)[2], config.num_envs)
         return learn.init(setup, key, sharding.divided(mesh, start))
 
-    def epoch(state: TrainState) -> tuple[TrainState, Metrics]:
-        return _epoch(setup, env, state)
+    def epoch(
+        state: TrainState, step_scale: Float[Array, ""] | float = 1.0
+    ) -> tuple[TrainState, Metrics]:
+        return _epoch(setup.scaled(step_scale), env, state)
+
+    def locate(state: TrainState, step_scale: Float[Array, ""]) -> Fault:
+        return _locate(setup.scaled(step_scale)._replace(locating=True), env, state)
+
+    def fault_names() -> dict[str, list[str]]:
+        env_state = jax.eval_shape(env.reset, jax.eval_shape(jax.random.key, 0))
+        return learn.fault_names(setup, faults.training_part(env_state))
 
     return Algorithm(
         init=init,
@@ -78,6 +88,7 @@ def make_ppo(
         env_steps_per_epoch=config.env_steps_per_epoch,
         num_epochs=config.num_epochs,
         mesh=mesh,
+        locator=Locator(locate, fault_names, "rollout"),
     )
 
 
@@ -90,29 +101,48 @@ def _check_divides(config: PPOConfig, mesh: Mesh | None) -> None:
 
 def _epoch(setup: Setup, env: EpisodeWrapper, state: TrainState) -> tuple[TrainState, Metrics]:
     """One chunk."""
+    (state, last), stacked = _iterations(setup, env, state)
+    return learn.finish(setup, state, last, stacked)
+
+
+def _locate(setup: Setup, env: EpisodeWrapper, state: TrainState) -> Fault:
+    """The first fault of a chunk."""
+    return faults.first_row(_iterations(setup, env, state)[1]["fault"], 1)
+
+
+def _iterations(
+    setup: Setup, env: EpisodeWrapper, state: TrainState
+) -> tuple[tuple[TrainState, PyTree], dict[str, Array]]:
+    """All rollouts of a chunk; metrics have a leading axis of them."""
 
     def iteration(
         carry: tuple[TrainState, PyTree], _: None
-    ) -> tuple[tuple[TrainState, PyTree], Metrics]:
+    ) -> tuple[tuple[TrainState, PyTree], dict[str, Array]]:
         return _iteration(setup, env, *carry)
 
-    (state, last), stacked = jax.lax.scan(
+    return jax.lax.scan(
         iteration,
         (state, learn.no_update_yet(setup, state)),
         None,
         length=setup.config.rollouts_per_epoch,
     )
-    return learn.finish(setup, state, last, stacked)
 
 
 def _iteration(
     setup: Setup, env: EpisodeWrapper, state: TrainState, last: PyTree
-) -> tuple[tuple[TrainState, PyTree], Metrics]:
+) -> tuple[tuple[TrainState, PyTree], dict[str, Array]]:
     """One rollout and the updates made from it."""
     key, key_restart, key_noise, key_shuffle = jax.random.split(state.key, 4)
     noise = learn.draw_noise(setup, key_noise)
     env_state, rollout = _collect(setup, env, state, key_restart, noise)
+    codes = None
+    if setup.locating:
+        extras, codes = rollout.extras
+        rollout = rollout._replace(extras=extras)
     state, last, metrics = learn.improve(setup, state, last, rollout, key_shuffle)
+    if codes is not None:
+        seen = faults.earliest(faults.ENVIRONMENT, codes)
+        metrics["fault"] = faults.first_of(seen, metrics["fault"])
     return (state._replace(env_state=env_state, key=key), last), metrics
 
 
@@ -124,16 +154,23 @@ def _collect(
     noise: Float[Array, "T envs action"],
 ) -> tuple[State, Rollout]:
     """A rollout; every device steps its own environments and knows the restarts of all."""
-    mesh = setup.mesh
+    mesh, watch = setup.mesh, _first_bad if setup.locating else None
 
     def play(
         params: PolicyParams, env_state: State, keys: Key[Array, " envs"], noise: Array
     ) -> tuple[State, Rollout]:
         restarts = sharding.gathered(mesh, jax.vmap(env.reset)(keys))
         first = sharding.position(mesh) * keys.shape[0]
-        return collect(env, learn.make_act(setup, params), env_state, restarts, noise, first)
+        act = learn.make_act(setup, params)
+        return collect(env, act, env_state, restarts, noise, first, watch)
 
     envs, steps = P(sharding.AXIS), P(None, sharding.AXIS)
     play = sharding.over_devices(mesh, play, (P(), envs, envs, steps), (envs, steps))
     keys = jax.random.split(key_restart, setup.config.num_envs)
     return play(learn.inference_params(state), state.env_state, keys, noise)
+
+
+def _first_bad(after: State, fresh: State) -> Int[Array, " envs"]:
+    """What is wrong with each environment; fresh episodes show what is meant to be infinite."""
+    parts = faults.training_part(after), faults.training_part(fresh)
+    return faults.bad_leaf(*parts, axes=1)

@@ -91,6 +91,7 @@ def _groups(config: Train) -> dict:
         (["--optimizer", "mnemosyne", "--weights", "nowhere.safetensors"], "nowhere"),
         (["--algo", "pppo"], "unknown value 'pppo' for --algo; the nearest of ppo, es is 'ppo'"),
         (["--backend", "sprng"], "backend"),
+        (["--env", "brax:hopper", "--backend", "sprng"], "'spring'"),
         (["--num-timesteps", "many"], "'many'"),
         (["--num-timesteps", "0"], "--num-timesteps is 0, but it must be at least 1"),
         (["--num-timesteps", "-5"], "--num-timesteps is -5, but it must be at least 1"),
@@ -176,6 +177,64 @@ def test_checkpoint_of_another_run_under_this_config_is_refused(refuse, made, tm
     config["ppo"]["network"]["policy_hidden"] = [5]
     (other / "config.json").write_text(json.dumps(config))
     assert "was made with" in refuse("train", "--resume", other)
+
+
+def test_checkpoint_of_another_env_under_this_config_is_refused(refuse, made):
+    config = made / "config.json"
+    config.write_text(config.read_text().replace('"probe:action"', '"probe:value"'))
+    sentence = refuse("train", "--resume", made)
+    assert "was made with env 'probe:action', not 'probe:value'" in sentence
+    assert "was made with env 'probe:action'" in refuse("evaluate", made)
+
+
+_CART = """<mujoco><worldbody><body><joint name="rail" type="slide"/><geom size="0.1"/></body>
+</worldbody><actuator><motor joint="rail" ctrlrange="-1 1"/></actuator></mujoco>"""
+_PUSH = """
+from envs.mujoco_task import Task
+class Push(Task):
+    def reward(self, data, action):
+        return data.qvel[0]
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "sentence"),
+    [
+        (_CART[:40], _PUSH, "MuJoCo cannot read 'cart.xml'"),
+        (_CART.replace("<joint ", "<jiont "), _PUSH, "cannot read 'cart.xml'"),
+        (_CART, _PUSH + "    action_size = 2", "Push declares action_size 2, but 'mujoco:cart.xml"),
+    ],
+    ids=["no XML", "unknown element", "action size"],
+)
+def test_wrong_robot_is_refused(refuse, tmp_path, capsys, model, task, sentence):
+    pytest.importorskip("mujoco.mjx")
+    capsys.readouterr()  # its import tells what else it would like to have
+    (tmp_path / "cart.xml").write_text(model)
+    (tmp_path / "cart.py").write_text(task)
+    assert sentence in refuse(*TINY, "--env", "mujoco:cart.xml", "--backend", "mjx")
+
+
+def test_env_whose_dict_of_observations_has_no_state_is_refused(refuse, monkeypatch):
+    import envs
+    from envs import playground_env
+
+    def make(name, **options):
+        return playground_env._sizes({"pixels": jnp.zeros(3)}, name)
+
+    monkeypatch.setattr(envs, "make", make)
+    sentence = refuse(*TINY, "--env", "playground:Blind")
+    assert "observes 'pixels', but a policy needs an observation 'state'" in sentence
+
+
+def test_run_that_cannot_be_kept_alive_ends_with_its_sentence(refuse, monkeypatch):
+    from robotics import run
+    from robotics.recovery import DivergedError
+
+    def train(*_, **__):
+        raise DivergedError("the run stopped: seed 0: reward of environment 3 is not finite")
+
+    monkeypatch.setattr(run, "train", train)
+    assert "the run stopped: seed 0: reward of environment 3" in refuse(*TINY)
 
 
 def test_damaged_config_is_refused(refuse, made):

@@ -8,6 +8,7 @@ parameters all matter.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 import optax
 
 from robotics.algorithm import Algorithm, Policy
+from robotics.faults import scaled
 
 STEPS_PER_EPOCH = 100
 UPDATES_PER_EPOCH = 5
@@ -29,6 +31,7 @@ class FakeState(NamedTuple):
     opt_state: Any
     key: jax.Array
     updates: jax.Array
+    seed: jax.Array
 
 
 def make_fake(
@@ -36,25 +39,38 @@ def make_fake(
     num_epochs: int = 4,
     action_size: int = 1,
     poison: int = -1,
+    poisoned_seed: int | None = None,
+    flaky: bool = False,
 ) -> Algorithm:
-    """The algorithm of the module docstring; parameters become NaN in chunk number ``poison``."""
+    """The algorithm of the module docstring; parameters become NaN in chunk number ``poison``.
+
+    That happens to one seed or, without a number, to all of them; ``flaky``: only at full step.
+    """
 
     def init(key: jax.Array) -> FakeState:
+        seed = jax.random.key_data(key)[-1]
         key_params, key = jax.random.split(key)
         params = {"w": 0.1 * jax.random.normal(key_params, (1,))}
-        return FakeState(params, optimizer.init(params), key, jnp.int32(0))
+        return FakeState(params, optimizer.init(params), key, jnp.int32(0), seed)
 
-    def update(state: FakeState, _: None) -> tuple[FakeState, jax.Array]:
+    def update(slot: Any, state: FakeState, _: None) -> tuple[FakeState, jax.Array]:
         key, key_noise = jax.random.split(state.key)
         noise = 0.01 * jax.random.normal(key_noise, (1,))
         grads = {"w": state.params["w"] - TARGET + noise}
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = slot.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return FakeState(params, opt_state, key, state.updates + 1), jnp.abs(grads["w"][0])
+        return state._replace(
+            params=params, opt_state=opt_state, key=key, updates=state.updates + 1
+        ), jnp.abs(grads["w"][0])
 
-    def epoch(state: FakeState) -> tuple[FakeState, dict[str, jax.Array]]:
-        state, losses = jax.lax.scan(update, state, None, length=UPDATES_PER_EPOCH)
+    def epoch(state: FakeState, step_scale=1.0) -> tuple[FakeState, dict[str, jax.Array]]:
+        slot = scaled(optimizer, step_scale)
+        state, losses = jax.lax.scan(
+            functools.partial(update, slot), state, None, length=UPDATES_PER_EPOCH
+        )
         sick = state.updates > poison * UPDATES_PER_EPOCH if poison >= 0 else False
+        sick = sick & ((poisoned_seed is None) | (state.seed == (poisoned_seed or 0)))
+        sick = sick & (not flaky or step_scale == 1.0)
         params = jax.tree.map(lambda leaf: jnp.where(sick, jnp.nan, leaf), state.params)
         metrics = {"training/policy_loss": losses.mean(), "env_steps": jnp.int32(STEPS_PER_EPOCH)}
         return state._replace(params=params), metrics

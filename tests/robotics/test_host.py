@@ -17,7 +17,7 @@ from robotics.algorithm import Policy, count_env_steps
 from robotics.evaluate import make_player, random_policy
 from robotics.networks import NetworkConfig
 from robotics.ppo import PPOConfig, make_host_ppo
-from robotics.ppo.host import _Runner
+from robotics.ppo.runner import Runner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ def test_random_choices_are_uniform_whole_numbers():
 def test_rollout_keeps_what_belongs_together():
     """Which observation was acted on, where the step led, what the episode has gathered."""
     seeds = np.array([[0, 1], [2, 3]])
-    runner = _Runner(CountingHost().start(4), seeds)
+    runner = Runner(CountingHost().start(4), seeds)
     noise = jnp.arange(2 * 6 * 2, dtype=jnp.float32).reshape(2, 6, 2, 1)
 
     def act(obs, noise):

@@ -24,6 +24,7 @@ from robotics import limits, programs, result
 from robotics.checkpoint import Checkpointer
 from robotics.export import load_numpy_policy, read_policy
 from robotics.monitor import read_metrics
+from robotics.recovery import DivergedError
 from robotics.run import RunConfig, train
 from tests.robotics.fake import STEPS_PER_EPOCH, make_fake
 
@@ -204,13 +205,57 @@ def test_checkpoint_of_another_optimizer_is_refused_and_nothing_changes(tmp_path
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_non_finite_seed_is_told_and_counts_as_failed(tmp_path, capsys):
-    config = RunConfig(tmp_path / "run", num_seeds=1, eval_episodes=32)
-    fields = train(make_fake(OPTIMIZER, poison=2), ENV, OPTIMIZER, config)
-    assert fields["failed"] == [True]
-    assert fields["return_mean"] is None  # strict JSON has no NaN
-    assert fields["best_env_steps"] <= 200
-    assert capsys.readouterr().out.count("seed 0 became non-finite before 300 env steps") == 1
+def test_last_seed_that_becomes_non_finite_stops_the_run_with_a_sentence(tmp_path, capsys):
+    folder = tmp_path / "run"
+    config = RunConfig(folder, num_seeds=1, eval_episodes=32)
+    with pytest.raises(DivergedError) as caught:
+        train(make_fake(OPTIMIZER, poison=2), ENV, OPTIMIZER, config)
+    sentence = str(caught.value)
+    assert sentence.startswith("the run stopped: seed 0: params/w after the chunk ")
+    assert sentence.endswith(f"before 200 env steps is saved, continue with --resume {folder}")
+    assert "5 rollbacks in a row did not help" in sentence and "\n" not in sentence
+    out = capsys.readouterr().out
+    scales = [0.5, 0.25, 0.125, 0.0625, 0.03125]
+    assert all(f"steps times {x:g} ({i} of 5)" in out for i, x in enumerate(scales, 1))
+    faults = [json.loads(line) for line in (folder / "faults.jsonl").read_text().splitlines()]
+    assert [fault["step_scale"] for fault in faults] == [*scales, scales[-1]]
+    assert [fault["action"] for fault in faults] == ["rolled back"] * 5 + ["stopped"]
+    assert Checkpointer(folder / "checkpoints").host_record()["epoch"] == 2
+
+
+def test_seed_that_stays_non_finite_is_frozen_and_the_others_do_not_notice(whole, tmp_path):
+    folder = tmp_path / "run"
+    fields = run(folder, poison=2, poisoned_seed=6)
+    assert fields["failed"] == fields["frozen"] == [False, True]
+    assert fields["rollbacks"] == [0, 6] and fields["env_steps_per_seed"] == [400, 200]
+    assert fields["discarded_env_steps"] == [0, 600]
+    assert fields["return_per_seed"][0] == whole[1]["return_per_seed"][0]
+    for ours, theirs in zip(rows_of(folder), rows_of(whole[0]), strict=True):
+        assert ours["env_steps"] == theirs["env_steps"]
+        for tag in ("eval/episode_reward", "training/policy_loss"):
+            assert ours.get(tag, [0])[0] == theirs.get(tag, [0])[0]
+    last = rows_of(folder)[-1]
+    assert last["training/policy_loss"][1] is None  # strict JSON has no NaN
+    assert last["eval/episode_reward"][1] == rows_of(folder)[2]["eval/episode_reward"][1]
+
+
+def test_run_resumed_after_a_rollback_takes_the_same_turns(whole, tmp_path):
+    """Chunks fail at full step; how long a step is and what was told is remembered."""
+    broken = tmp_path / "run"
+    sick = {"poison": 1, "poisoned_seed": 6, "flaky": True}
+    fields = run(broken, **sick)
+    told = (broken / "faults.jsonl").read_text()
+    assert fields["rollbacks"] == [0, 2] and fields["failed"] == [False, False]
+    rows = rows_of(broken)
+    assert [row["recovery/step_scale"][1] for row in rows[1:]] == [1.0, 0.5, 1.0, 0.5]
+    assert [row["eval/episode_reward"][0] for row in rows] == [
+        row["eval/episode_reward"][0] for row in rows_of(whole[0])
+    ]
+    resumed = shutil.copytree(broken, tmp_path / "resumed")
+    for path in sorted((resumed / "checkpoints").iterdir())[-2:]:
+        shutil.rmtree(path)  # back to between the two rollbacks
+    assert_same_run(resumed, run(resumed, **sick), (broken, fields))
+    assert (resumed / "faults.jsonl").read_text() == told
 
 
 def test_failed_compares_with_the_own_peak_counted_from_random():

@@ -40,6 +40,18 @@ def test_environments_are_divided_not_copied(worker):
     assert worker["ppo"]["1"]["parts"] == 1 and worker["ppo"]["8"]["parts"] == 8
 
 
+@pytest.mark.parametrize(("algo", "env"), [("ppo", 11), ("es", 13)])
+def test_faults_of_any_device_are_located_and_taken_back_where_they_lie(worker, algo, env):
+    told = worker["recovered"][algo]
+    assert told["faults"][0] == [1, "observation", env, 0, 2]
+    terms = {(seed, term.split()[0]) for seed, term, *_ in told["faults"][1:]}
+    assert terms == {(2, "parameters")}
+    assert told["rollbacks"] == [0, 1, 6] and told["frozen"] == [False, False, True]
+    assert told["step_scale"][:2] == [1.0, 1.0]  # the second chunk went well
+    assert told["calm"] and told["finite"] and told["placed"]
+    assert told["updates"][0] == told["updates"][1] > 0 == told["updates"][2]
+
+
 def test_sizes_that_do_not_divide_are_refused_with_a_sentence(worker):
     envs, rows, pairs = worker["refusals"]
     assert envs == (
