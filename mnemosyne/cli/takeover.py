@@ -99,7 +99,7 @@ def _memory(config: Train, built: Built, source: Source) -> tuple[Callable[[Any]
     from mnemosyne import warmstart
     from mnemosyne.cli.build import weights_of
 
-    if not uses_mnemosyne(config):
+    if built.optimizer is None or not uses_mnemosyne(config):
         return None, f"begins anew, {config.optimizer} has none"
     stored = warmstart.from_leaves(source.opt_leaves())
     if stored is None:

@@ -179,6 +179,7 @@ def _probe(config: Train, built: Built) -> tuple[Any, int]:
         return None, 0
     if config.algo != "ppo":
         raise ValueError("--warm-probe reads rollouts of PPO, which --algo es does not have")
+    assert built.optimizer is not None  # only strategies of --algo es have none
     counts = {"num_timesteps": config.num_timesteps, "num_evaluations": config.num_evaluations}
     whole = parse.from_flags(PPOConfig, config.ppo, **counts)
     settings = probe_config(whole, config.warm_probe)

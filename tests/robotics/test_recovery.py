@@ -17,6 +17,8 @@ from envs.api import EpisodeWrapper
 from robotics import faults
 from robotics.chunks import CompiledChunks, HostChunks, Mask
 from robotics.es import ESConfig, make_es
+from robotics.es.strategy import gradient_strategy
+from robotics.es.train import make_evolution
 from robotics.host import env_seeds
 from robotics.networks import NetworkConfig
 from robotics.ppo import PPOConfig, learn, make_host_ppo, make_ppo
@@ -219,6 +221,31 @@ def test_es_locates_what_breaks_in_an_episode(tmp_path):
     _assert_rows_equal(told.after, told.clean, 0)
     assert np.isfinite(told.metrics["training/fitness_mean"]).all()
     assert jax.tree.all(jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), told.after.params))
+
+
+def test_strategy_without_an_optimizer_gets_other_numbers_and_no_other_step(tmp_path):
+    network = NetworkConfig(policy_hidden=(4,), noise="none")
+    config = ESConfig(num_timesteps=200, num_evaluations=2, population_size=8, network=network)
+    slot = gradient_strategy(config, OPTIMIZER, None)
+
+    def tell(*given):
+        return slot.tell(*given)._replace(gradient=None)
+
+    rival = slot._replace(tell=tell, scale=None)
+
+    def make(*breaks: Break):
+        return make_evolution(EpisodeWrapper(BrokenEnv(breaks=breaks), 5), config, rival)
+
+    before, others = _starts(make(), [0, 1], [0, 21])
+    key = jax.random.split(before.key[1], 3)[2]
+    start = reset(EpisodeWrapper(BrokenEnv()), key, 4).obs[2, 0]
+    told = _recover(make(Break("reward", float(start), 3)), before, others, tmp_path)
+    assert told.progress.rollbacks == [0, 1] and told.progress.step_scale == [1.0, 1.0]
+    assert [_place(fault, "term", "env", "step") for fault in told.progress.faults] == [
+        ("reward", 2, 2)
+    ]
+    assert told.said[-1].endswith("rolled back to 0 env steps, other random numbers (1 of 5)")
+    _assert_rows_equal(told.after, told.clean, 0)
 
 
 def test_host_environments_of_the_other_seeds_stay_as_they_are(tmp_path):
