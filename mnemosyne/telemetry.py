@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mnemosyne.path import straightness
 from mnemosyne.plus import ScaleByMnemosyneState
 from mnemosyne.rule import inverse_sqrt
 
@@ -52,8 +53,14 @@ def telemetry(state: Any, updates: optax.Updates, params: optax.Params) -> Scala
     if ours is None:
         return scalars
     adam = jax.tree.map(lambda m, v: -m * inverse_sqrt(v), ours.mu, ours.nu)
+    found = {}
+    if ours.path.log_gain.size:
+        found = {
+            "optimizer/log_gain": jnp.mean(ours.path.log_gain),
+            "optimizer/straightness": jnp.mean(straightness(ours.path)),
+        }
     normalized = jnp.sqrt(jnp.mean(ours.nu_mass)) / jnp.maximum(jnp.mean(ours.mu_mass), 1e-30)
-    return scalars | {
+    return scalars | found | {
         "optimizer/cosine_to_momentum": -_cosine(updates, ours.mu),
         "optimizer/cosine_to_adam": _cosine(updates, adam),
         "optimizer/effective_step_size": _rms(updates)
