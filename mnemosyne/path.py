@@ -113,5 +113,6 @@ def features(
     # Near the best step size a turn is some hundredths.
     turns = jnp.clip(10.0 * _ratio(dots, sizes[0] * sizes[1]), -1.0, 1.0)
     turn = jnp.clip(10.0 * _ratio(dots @ counts, network[0] * network[1]), -1.0, 1.0)
-    tokens = jnp.stack([turns, straightness(state), jnp.clip(state.log_gain / 7.0, -1.0, 1.0)], axis=-1)
+    gain = jnp.clip(state.log_gain / 7.0, -1.0, 1.0)
+    tokens = jnp.stack([turns, straightness(state), gain], axis=-1)
     return tokens, jnp.stack([turn, _ratio(network[1], state.network_length)])

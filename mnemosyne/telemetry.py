@@ -60,17 +60,21 @@ def telemetry(state: Any, updates: optax.Updates, params: optax.Params) -> Scala
             "optimizer/straightness": jnp.mean(straightness(ours.path)),
         }
     normalized = jnp.sqrt(jnp.mean(ours.nu_mass)) / jnp.maximum(jnp.mean(ours.mu_mass), 1e-30)
-    return scalars | found | {
-        "optimizer/cosine_to_momentum": -_cosine(updates, ours.mu),
-        "optimizer/cosine_to_adam": _cosine(updates, adam),
-        "optimizer/effective_step_size": _rms(updates)
-        / jnp.maximum(_rms(adam) * normalized, 1e-30),
-        "optimizer/skipped": ours.units.skipped.astype(jnp.float32),
-        "memory/norm": optax.tree.norm(ours.memory.matrix),
-        "memory/effective_rank": _effective_rank(ours.memory.matrix),
-        "memory/saturation": jnp.max(ours.memory.mass)
-        / jnp.maximum(jnp.sum(ours.memory.mass, axis=-1).max(), 1e-30),
-    }
+    return (
+        scalars
+        | found
+        | {
+            "optimizer/cosine_to_momentum": -_cosine(updates, ours.mu),
+            "optimizer/cosine_to_adam": _cosine(updates, adam),
+            "optimizer/effective_step_size": _rms(updates)
+            / jnp.maximum(_rms(adam) * normalized, 1e-30),
+            "optimizer/skipped": ours.units.skipped.astype(jnp.float32),
+            "memory/norm": optax.tree.norm(ours.memory.matrix),
+            "memory/effective_rank": _effective_rank(ours.memory.matrix),
+            "memory/saturation": jnp.max(ours.memory.mass)
+            / jnp.maximum(jnp.sum(ours.memory.mass, axis=-1).max(), 1e-30),
+        }
+    )
 
 
 def _effective_rank(matrix: Float[Array, "slots heads r d"]) -> Float[Array, ""]:
