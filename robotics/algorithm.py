@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 Metrics = dict[str, Float[Array, ""]]
@@ -83,6 +84,7 @@ class Algorithm(NamedTuple):
       policy: how to act with them.
       env_steps_per_epoch: env steps of a chunk; exact for PPO, an upper bound of their mean for ES.
       num_epochs: chunks in a run.
+      mesh: devices that share the work; ``None`` if it is one.
     """
 
     init: Callable[[Key[Array, ""]], TrainState]
@@ -91,6 +93,7 @@ class Algorithm(NamedTuple):
     policy: Policy
     env_steps_per_epoch: int
     num_epochs: int
+    mesh: Mesh | None = None
 
 
 class HostAlgorithm(NamedTuple):

@@ -306,10 +306,12 @@ class Checkpointer:
         if self._manager is None:
             import orbax.checkpoint as ocp
 
+            self.folder.mkdir(parents=True, exist_ok=True)
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self._max_to_keep,
                 step_format_fixed_length=_DIGITS,
-                create=True,
+                create=False,
+                multiprocessing_options=_alone(),
                 cleanup_tmp_directories=True,
                 enable_async_checkpointing=False,
             )
@@ -320,7 +322,9 @@ class Checkpointer:
         import orbax.checkpoint as ocp
 
         # A manager of its own: reading must neither create folders nor clean anything up.
-        options = ocp.CheckpointManagerOptions(step_format_fixed_length=_DIGITS, create=False)
+        options = ocp.CheckpointManagerOptions(
+            step_format_fixed_length=_DIGITS, create=False, multiprocessing_options=_alone()
+        )
         try:
             with ocp.CheckpointManager(self.folder, options=options) as manager:
                 return manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
@@ -368,6 +372,18 @@ class Checkpointer:
             else "there is no earlier checkpoint"
         )
         return f"checkpoint {path} is damaged ({why}); {advice}"
+
+
+def _alone() -> Any:
+    """Has Orbax wait for no other process: in a run of several, each has a folder of its own."""
+    import orbax.checkpoint as ocp
+
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process-{index}"
+    )
 
 
 def _reason(folder: Path, error: Exception) -> str:

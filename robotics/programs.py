@@ -26,7 +26,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def compile_timed(
-    function: Callable[..., Any], *args: Any, donate: bool = False
+    function: Callable[..., Any], *args: Any, donate: bool = False, out_shardings: PyTree = None
 ) -> tuple[Callable[..., Any], float]:
     """Compiles ahead of time and refuses a program that cannot fit into memory.
 
@@ -34,6 +34,7 @@ def compile_timed(
       function: what to compile.
       *args: arguments, or their shapes.
       donate: let the program reuse the memory of its first argument.
+      out_shardings: where the results lie; ``None`` leaves it to the compiler.
 
     Returns:
       The program and the seconds that compiling took.
@@ -42,7 +43,8 @@ def compile_timed(
       ValueError: if the program needs more memory than there is.
     """
     started = time.perf_counter()
-    compiled = jax.jit(function, donate_argnums=0 if donate else ()).lower(*args).compile()
+    jitted = jax.jit(function, donate_argnums=0 if donate else (), out_shardings=out_shardings)
+    compiled = jitted.lower(*args).compile()
     seconds = time.perf_counter() - started
     analysis = compiled.memory_analysis()
     if analysis is not None:

@@ -45,33 +45,39 @@ def reset(env: EpisodeWrapper, key: Key[Array, ""], num_envs: int) -> State:
 
 
 def collect(
-    env: EpisodeWrapper, act: Act, state: State, restarts: State, inputs: PyTree
+    env: EpisodeWrapper,
+    act: Act,
+    state: State,
+    restarts: State,
+    inputs: PyTree,
+    first: Array | int = 0,
 ) -> tuple[State, Rollout]:
     """Acts T times in B environments.
 
-    An episode that ends in environment b at step t restarts from ``restarts[(b + t) mod B]``: no
-    two environments share a restart at one time, none uses the same one twice within B steps, and a
-    rotation is a plain copy where a random choice would be a gather of whole simulator states in
-    every step.
+    An episode that ends in environment b at step t restarts from ``restarts[(first + b + t) mod
+    R]``: no two environments share a restart at one time, none uses the same one twice within R
+    steps, and a rotation is a plain copy where a random choice would be a gather of whole simulator
+    states in every step.
 
     Args:
       env: the environment.
       act: ``act(obs, input)`` gives actions in [-1, 1] and anything that is to be kept.
       state: B running environments.
-      restarts: B fresh ones, from :func:`reset`, drawn anew for each rollout.
+      restarts: R >= B fresh ones, from :func:`reset`, drawn anew for each rollout.
       inputs: pytree with leading axis T, one entry a step for ``act``, such as noise drawn
         beforehand.
+      first: number of the first environment, where these are a part of all R.
 
     Returns:
       The environments after T steps, and the steps.
     """
-    num_envs = state.reward.shape[0]
+    num_envs, num_restarts = state.reward.shape[0], restarts.reward.shape[0]
     twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), restarts)
 
     def step(state: State, inputs: tuple[Array, PyTree]) -> tuple[State, Rollout]:
         t, input_t = inputs
         action, extras = act(state.obs, input_t)
-        start = t % num_envs
+        start = (first + t) % num_restarts
         fresh = jax.tree.map(
             lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, num_envs), twice
         )

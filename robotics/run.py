@@ -20,10 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Key, PyTree
 
 from envs.api import EpisodeWrapper, HostEnv
-from robotics import limits, programs, result, run_folder
+from robotics import limits, programs, result, run_folder, sharding
 from robotics.algorithm import Algorithm, HostAlgorithm, Policy
 from robotics.checkpoint import Checkpointer
 from robotics.evaluate import make_player, random_policy
@@ -116,7 +118,7 @@ def state_template(algorithm: Algorithm | HostAlgorithm, config: RunConfig) -> P
 def train(
     algorithm: Algorithm | HostAlgorithm,
     env: EpisodeWrapper | HostEnv,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | None,
     config: RunConfig,
     identity: Mapping[str, Any] | None = None,
     policy_info: Mapping[str, Any] | None = None,
@@ -128,7 +130,8 @@ def train(
     Args:
       algorithm: what to train, as pure functions of one seed.
       env: where the policy is evaluated.
-      optimizer: the transformation in the algorithm's slot, to be timed apart.
+      optimizer: the transformation in the algorithm's slot, to be timed apart; ``None`` if it has
+        none.
       config: how to carry the run out.
       identity: settings that checkpoints of this folder must agree on.
       policy_info: what ``policy.json`` says about the policy's world, such as env and dt.
@@ -194,6 +197,11 @@ class _Loop:
         self.algorithm, self.env, self.config = algorithm, env, config
         self.checkpointer, self.monitor, self.policy_info = checkpointer, monitor, policy_info
         self.keys = seed_keys(config)
+        self.mesh = getattr(algorithm, "mesh", None)
+        self.shardings: Any = None
+        if self.mesh is not None:
+            template = state_template(algorithm, config)
+            self.shardings = sharding.state_shardings(self.mesh, template)
         self.inference_params = jax.jit(jax.vmap(algorithm.inference_params))
         self.play: Callable[..., Any] | None = None
         self.started, self.first_epoch = time.perf_counter(), 0
@@ -203,17 +211,21 @@ class _Loop:
         if restored is not None:
             progress = _Progress(**restored.host)
             self.monitor.say(f"continuing at {progress.steps:,} env steps of {self.config.folder}")
-            return restored.state, progress
+            return sharding.put(self.mesh, restored.state, self.shardings), progress
         count = self.config.num_seeds
         progress = _Progress(env_steps=[0] * count, finite=[True] * count)
         started = time.perf_counter()
         self.monitor.say(f"compiling for {count} seed(s) ...")
         self.monitor.live(str(self.config.folder), None, {"now": "compiling the evaluation"})
-        init, seconds = programs.compile_timed(jax.vmap(self.algorithm.init), self.keys)
+        keys = sharding.put(self.mesh, self.keys)
+        init, seconds = programs.compile_timed(
+            jax.vmap(self.algorithm.init), keys, out_shardings=self.shardings
+        )
         progress.compile_s += seconds
-        state = init(self.keys)
+        state = init(keys)
         if warm_up is not None:
             state, taken = warm_up(state, self.monitor.say)
+            state = sharding.put(self.mesh, state, self.shardings)
             progress.env_steps = [taken] * count
         progress.random = self.play_random(progress)
         self.evaluate(state, progress, {}, {})
@@ -258,8 +270,13 @@ class _Loop:
         while progress.epoch < self.algorithm.num_epochs:
             state = self.chunk(epoch, state, progress)
             progress.walltime_s = walltime_s + time.perf_counter() - started
-            self.checkpointer.save(progress.steps, state, dataclasses.asdict(progress))
-            if interrupted.is_set() and progress.epoch < self.algorithm.num_epochs:
+            saved = sharding.whole(self.mesh, state)
+            if jax.process_index() == 0:  # of several processes, all of which hold the same
+                self.checkpointer.save(progress.steps, saved, dataclasses.asdict(progress))
+            if (
+                sharding.any_process(interrupted.is_set())
+                and progress.epoch < self.algorithm.num_epochs
+            ):
                 raise programs.Interrupted(
                     f"interrupted at {progress.steps:,} env steps; "
                     f"continue with --resume {self.config.folder}"
@@ -276,7 +293,9 @@ class _Loop:
                 return host_epoch(state, lambda: self.live(progress, started))
 
             return epoch, seconds
-        return programs.compile_timed(jax.vmap(self.algorithm.epoch), state, donate=True)
+        outputs = None if self.mesh is None else (self.shardings, NamedSharding(self.mesh, P()))
+        chunk = jax.vmap(self.algorithm.epoch)
+        return programs.compile_timed(chunk, state, donate=True, out_shardings=outputs)
 
     def chunk(self, epoch: Callable[[PyTree], Any], state: PyTree, progress: _Progress) -> PyTree:
         """One chunk of training and the evaluation after it."""
@@ -359,7 +378,7 @@ class _Loop:
         host: dict[str, float],
     ) -> None:
         """Plays fresh episodes, keeps the best policy, and writes and says what came out."""
-        params = self.inference_params(state)
+        params = sharding.local(self.mesh, self.inference_params(state))
         if self.play is None:
             self.play = self.player(self.algorithm.policy, params, self.keys, progress)
         started = time.perf_counter()
@@ -441,7 +460,7 @@ class _Loop:
         export_policy(folder, self.algorithm.policy.spec, one, self.policy_info | dict(about))
 
     def finish(
-        self, state: PyTree, progress: _Progress, optimizer: optax.GradientTransformation
+        self, state: PyTree, progress: _Progress, optimizer: optax.GradientTransformation | None
     ) -> dict[str, Any]:
         """Exports the last policy and gathers what the run reports."""
         last = progress.history[-1]
@@ -451,8 +470,10 @@ class _Loop:
             "seed": self.config.seeds[index],
             "env_steps": progress.steps,
         }
-        self.export(self.config.folder, self.inference_params(state), index, about)
-        one = jax.tree.map(lambda leaf: leaf[index], (state.params, state.opt_state))
+        params = sharding.local(self.mesh, self.inference_params(state))
+        self.export(self.config.folder, params, index, about)
+        trained = sharding.local(self.mesh, (state.params, state.opt_state))
+        one = jax.tree.map(lambda leaf: leaf[index], trained)
         fields = {
             "seeds": self.config.seeds,
             "env_steps": progress.steps,
@@ -465,6 +486,7 @@ class _Loop:
             "walltime_s": progress.walltime_s,
             "compile_s": progress.compile_s,
             "env_steps_per_s": sum(progress.env_steps) / max(progress.train_s, 1e-9),
-            "optimizer_us_per_update": programs.time_optimizer(optimizer, *one),
+            "optimizer_us_per_update": optimizer and programs.time_optimizer(optimizer, *one),
+            "devices": 1 if self.mesh is None else self.mesh.size,
         }
         return run_folder.plain(fields)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mnemosyne.cli.train import Train
     from robotics.algorithm import Algorithm, HostAlgorithm
 
+RIVAL = "evosax:"  # an --optimizer with this prefix is a strategy of evosax
+
 
 class Built(NamedTuple):
     """What a run is made of.
@@ -22,7 +24,7 @@ class Built(NamedTuple):
     Attributes:
       env: environment with its time limit; one that JAX cannot trace has its own.
       backend: its physics backend, if it has one.
-      optimizer: the transformation in the slot.
+      optimizer: the transformation in the slot; ``None`` for a strategy of evosax, which has none.
       algorithm: PPO or ES with it.
       identity: every setting that a checkpoint must agree on.
       policy_info: what ``policy.json`` says about the policy's world.
@@ -30,7 +32,7 @@ class Built(NamedTuple):
 
     env: EpisodeWrapper | HostEnv
     backend: str | None
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformation | None
     algorithm: Algorithm | HostAlgorithm
     identity: dict[str, Any]
     policy_info: dict[str, Any]
@@ -46,6 +48,7 @@ def build(config: Train) -> Built:
     from envs.api import EpisodeWrapper, HostEnv
     from mnemosyne import telemetry
     from mnemosyne.cli.warm import less_probe
+    from robotics import sharding
     from robotics.es import ESConfig, make_es
     from robotics.ppo import PPOConfig, make_host_ppo, make_ppo
 
@@ -56,6 +59,9 @@ def build(config: Train) -> Built:
         randomize=config.randomize,
     )
     on_host = isinstance(inner, HostEnv)
+    mesh = sharding.make_mesh(1 if on_host and config.devices is None else config.devices)
+    if on_host and mesh is not None:
+        raise ValueError(f"{config.env} does not run inside JAX, so that it has --devices 1 only")
     env = inner if on_host else EpisodeWrapper(inner)
     if on_host and config.algo != "ppo":
         raise ValueError(
@@ -70,16 +76,40 @@ def build(config: Train) -> Built:
         algo = less_probe(parse.from_flags(PPOConfig, config.ppo, **counts), config.warm_probe)
     else:
         make, algo = make_es, parse.from_flags(ESConfig, config.es, **counts)
-    # Episodes of ES end when they end, so it cannot know its number of updates beforehand.
-    optimizer, sha256 = make_optimizer(config, getattr(algo, "num_updates", None))
+    optimizer = sha256 = None
+    parts: tuple[Any, ...]
+    if config.optimizer.startswith(RIVAL):
+        make, parts = _rival(config), (config.optimizer.removeprefix(RIVAL), config.learning_rate)
+    else:
+        # Episodes of ES end when they end, so it cannot know its number of updates beforehand.
+        optimizer, sha256 = make_optimizer(config, getattr(algo, "num_updates", None))
+        parts = (optimizer,)
     return Built(
         env=env,
         backend=getattr(inner, "backend", None),
         optimizer=optimizer,
-        algorithm=make(env, algo, optimizer, telemetry),
+        algorithm=make(env, algo, *parts, telemetry, *([] if on_host else [mesh])),
         identity=_identity(config, sha256),
         policy_info=_policy_info(config, inner),
     )
+
+
+def _rival(config: Train) -> Any:
+    """What makes an algorithm of a strategy of evosax.
+
+    Raises:
+      ValueError: for PPO, which has no population.
+    """
+    from robotics.es import make_rival
+
+    if config.algo != "es":
+        raise ValueError(f"--optimizer {config.optimizer} is an evolution strategy: add --algo es")
+    if config.warm_start is not None or config.hand_over is not None:
+        raise ValueError(
+            f"--optimizer {config.optimizer} begins and goes on by its own rule: leave out "
+            "--warm-start and --hand-over"
+        )
+    return make_rival
 
 
 def make_optimizer(

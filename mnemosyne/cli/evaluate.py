@@ -105,7 +105,7 @@ def _last_policies(path: Path) -> _Policies:
 
     folder = find_run(path)
     train = read_config(folder)
-    built = build(train)
+    built = build(dataclasses.replace(train, devices=1))
     run_config = RunConfig(folder, seed=train.seed, num_seeds=train.num_seeds)
     template = state_template(built.algorithm, run_config)
     restored = Checkpointer(folder / CHECKPOINTS, identity=built.identity).restore(template)

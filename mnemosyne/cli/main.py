@@ -54,6 +54,7 @@ _EXTRAS = {
     **dict.fromkeys(("tyro", "rich", "orbax", "tensorboardX", "matplotlib", "sklearn"), "cli"),
     **dict.fromkeys(("brax", "mujoco", "gymnasium", "imageio", "PIL"), "robotics"),
     "flax": "supervised",
+    **dict.fromkeys(("evosax", "dotmap"), "evo"),
     **dict.fromkeys(("onnx", "onnxruntime"), "export"),
 }
 
@@ -135,7 +136,7 @@ def _run(name: str, verb: Verb, flags: list[str]) -> int:
     if verb.compiles:
         compiled.enable()
     measured = module.run(config)
-    if json_file is not None:
+    if json_file is not None and measured:  # of several processes, one has measured
         from robotics.run_folder import write_json
 
         write_json(Path(json_file), measured)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mnemosyne.cli import parse
+from mnemosyne.cli.hosts import Hosts
 from robotics.es.config import ESConfig
 from robotics.ppo.config import PPOConfig
 
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 _OWN_FLAGS = ("num_timesteps", "num_evaluations")
 PPOFlags = parse.flags_class(PPOConfig, omit=_OWN_FLAGS)
 ESFlags = parse.flags_class(ESConfig, omit=_OWN_FLAGS)
-_PPO, _ES = PPOFlags(), ESFlags()
+_PPO, _ES, _HOSTS = PPOFlags(), ESFlags(), Hosts()
 
 # What a resumed run may change: none of it has a part in what is learned.
-FREE = ("logdir", "resume", "config", "json", "max_to_keep", "video", "quiet")
+FREE = ("logdir", "resume", "config", "json", "max_to_keep", "video", "quiet", "devices", "hosts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Train:
     algo: Literal["ppo", "es"] = "ppo"
     """Policy gradient (ppo) or evolution strategies (es)."""
     optimizer: str = "mnemosyne"
-    """mnemosyne, adam, sgd, ..., or module:function, a function that makes an optax optimizer."""
+    """mnemosyne, adam, sgd, ..., or module:function, a function that makes an optax optimizer; with
+    --algo es also evosax:CMA_ES, evosax:SNES, ..., a strategy of evosax in place of one."""
     learning_rate: float | None = None
     """Learning rate, above 0; for mnemosyne a factor around 1. Default: the optimizer's own."""
     weights: str | None = None
@@ -69,6 +71,11 @@ class Train:
     """First seed, at least 0."""
     num_seeds: int = 1
     """Seeds trained side by side in one program, at least 1."""
+    devices: int | None = None
+    """Devices of each process that share environments or population, at least 1; default: all
+    accelerators, or 1 on the CPU."""
+    hosts: Hosts = _HOSTS
+    """A run in several processes."""
     logdir: Path | None = None
     """Folder to write the run to; default: runs/<env>/<algo>-<optimizer>/<seed>x<seeds>-<time>."""
     resume: Path | None = None
@@ -131,7 +138,7 @@ def run(config: Train) -> dict[str, Any]:
       ValueError: for any setting that cannot be, before anything is written.
       Interrupted: after Ctrl-C.
     """
-    from mnemosyne.cli import warm
+    from mnemosyne.cli import hosts, warm
     from robotics import run_folder
     from robotics.run import train
 
@@ -143,12 +150,15 @@ def run(config: Train) -> dict[str, Any]:
     def begin() -> None:
         if config.resume is None:
             stored = dataclasses.replace(config, logdir=None, resume=None, config=None, json=None)
+            stored = dataclasses.replace(stored, devices=None, hosts=_HOSTS)
             run_folder.describe(folder, dataclasses.asdict(stored), run_folder.command_line())
         else:
             run_folder.append_command(folder, run_folder.command_line())
 
     parts = (built.algorithm, built.env, built.optimizer)
     fields = train(*parts, run_config, built.identity, built.policy_info, begin, warm_up)
+    if not hosts.is_first():
+        return {}
     names = {"env": config.env, "algo": config.algo, "optimizer": config.optimizer}
     measured = {**names, "backend": built.backend, **fields, "run": str(folder)}
     run_folder.write_json(folder / run_folder.RESULT, measured)
@@ -162,11 +172,13 @@ def prepare(config: Train) -> tuple[Built, RunConfig]:
     Raises:
       ValueError: for any setting that cannot be.
     """
+    from mnemosyne.cli import hosts
     from mnemosyne.cli.build import build
     from robotics.run import RunConfig, state_template
 
     check(config)
-    folder = _folder(config)
+    hosts.connect(config.hosts)
+    folder = _folder(config) if hosts.is_first() else hosts.scratch(config.resume)
     built = build(config)
     run_config = RunConfig(
         folder=folder,
@@ -174,7 +186,7 @@ def prepare(config: Train) -> tuple[Built, RunConfig]:
         num_seeds=config.num_seeds,
         eval_episodes=config.eval_episodes,
         max_to_keep=config.max_to_keep,
-        quiet=config.quiet,
+        quiet=config.quiet or not hosts.is_first(),
     )
     state_template(built.algorithm, run_config)
     return built, run_config
@@ -217,7 +229,7 @@ def _folder(config: Train) -> Path:
 def _check_same(saved: Train, wanted: Train, folder: Path) -> None:
     """Refuses to go on with a run under other settings than those it was started with."""
     for name, old, new in _differences(dataclasses.asdict(saved), dataclasses.asdict(wanted)):
-        if name not in FREE:
+        if name.partition(".")[0] not in FREE:
             flag = name.replace("_", "-")
             raise ValueError(
                 f"{folder} was started with --{flag} {_shown(old)}, not {_shown(new)}; "

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
-from robotics.algorithm import check_positive
+from robotics.algorithm import check_positive, nearest
 from robotics.networks import NetworkConfig
 
 
@@ -33,6 +34,15 @@ class ESConfig:
     """Episodes that a fitness is the mean of, at least 1."""
     perturbation_std: float = 0.05
     """Standard deviation of the perturbations of the parameters, above 0."""
+    perturbation: Literal["full", "low-rank"] = "full"
+    """What perturbs a matrix: a draw for every entry (full), or a product of two thin ones."""
+    rank: int = 1
+    """Rank of low-rank perturbations, at least 1."""
+    shaping: Literal["ranks", "ars"] = "ranks"
+    """How returns count: by their ranks, or as in augmented random search, where only the best
+    directions do and differences are divided by the standard deviation of their returns."""
+    top_directions: int | None = None
+    """Pairs that count with shaping ars, from 1 to half the population; default: all."""
     normalize_observations: bool = True
     """Normalize observations by the statistics of earlier generations."""
     network: NetworkConfig = dataclasses.field(default_factory=_network)
@@ -40,6 +50,16 @@ class ESConfig:
 
     def __post_init__(self) -> None:
         _check(self)
+
+    @property
+    def noise_rank(self) -> int | None:
+        """Rank of the perturbation of a matrix; ``None`` where every entry is drawn."""
+        return self.rank if self.perturbation == "low-rank" else None
+
+    @property
+    def num_top_directions(self) -> int:
+        """Pairs that count with shaping ars."""
+        return self.population_size // 2 if self.top_directions is None else self.top_directions
 
     @property
     def num_episodes(self) -> int:
@@ -73,13 +93,24 @@ class ESConfig:
 
 def _check(config: ESConfig) -> None:
     """Raises ValueError, in one sentence, for the first setting that cannot be."""
-    names = ("num_timesteps", "num_evaluations", "episodes_per_member", "perturbation_std")
+    names = ("num_timesteps", "num_evaluations", "episodes_per_member", "perturbation_std", "rank")
     check_positive("ES", **{name: getattr(config, name) for name in names})
+    for name, valid in (("perturbation", ("full", "low-rank")), ("shaping", ("ranks", "ars"))):
+        if getattr(config, name) not in valid:
+            value = getattr(config, name)
+            raise ValueError(
+                f"ES {name} is {value!r}; the nearest valid one is {nearest(str(value), valid)!r}."
+            )
     population = config.population_size
     if population < 2 or population % 2:
         raise ValueError(
             f"ES population_size is {population}, but perturbations come in pairs; the nearest "
             f"size that fits is {max(2, population + population % 2)}."
+        )
+    if not 1 <= config.num_top_directions <= population // 2:
+        raise ValueError(
+            f"ES top_directions is {config.top_directions}, but a population of {population} has "
+            f"1 to {population // 2} directions."
         )
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenAI-ES (Salimans et al. 2017, arXiv 1703.03864) as pure functions of one seed.
+"""Evolution strategies as pure functions of one seed.
 
-Deterministic policies, antithetic pairs that share their starts, centered ranks, observation
-statistics, and any optax transformation in place of the paper's Adam.
+OpenAI-ES (Salimans et al. 2017, arXiv 1703.03864): deterministic policies, antithetic pairs that
+share their starts, centered ranks, observation statistics, and any optax transformation in place of
+the paper's Adam. With other settings the same loop is EGGROLL or augmented random search.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from envs.api import EpisodeWrapper, State
-from robotics import networks, normalize
+from envs.api import EpisodeWrapper
+from robotics import networks, normalize, sharding
 from robotics.algorithm import (
     Algorithm,
     Metrics,
@@ -27,15 +29,13 @@ from robotics.algorithm import (
     zero_env_steps,
 )
 from robotics.es.config import ESConfig
-from robotics.es.perturb import centered_ranks, estimate_gradient, perturb, sample_noise
-from robotics.normalize import RunningStatistics
-from robotics.rollout import reset
+from robotics.es.play import Played, observe, play
+from robotics.es.strategy import Strategy, gradient_strategy
 
 _METRICS = (
     "training/fitness_mean",
     "training/fitness_max",
     "training/fitness_std",
-    "training/gradient_norm",
     "episode/sum_reward",
     "episode/length",
 )
@@ -46,8 +46,9 @@ class _Setup(NamedTuple):
 
     env: EpisodeWrapper
     config: ESConfig
-    optimizer: optax.GradientTransformationExtraArgs
+    strategy: Strategy
     telemetry: Telemetry | None
+    mesh: Mesh | None
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -60,26 +61,6 @@ class _Setup(NamedTuple):
     @property
     def num_epochs(self) -> int:
         return self.config.num_epochs(self.env.time_limit)
-
-
-class _Episodes(NamedTuple):
-    """The episodes of a generation, members by episodes, under way.
-
-    Attributes:
-      state: environments.
-      alive: 1.0 until the episode ends.
-      fitness: sum of rewards.
-      length: env steps.
-      shifted_sum: sum of the observations met, minus the present mean.
-      shifted_square: sum of the squares of the same.
-    """
-
-    state: State
-    alive: Float[Array, "members episodes"]
-    fitness: Float[Array, "members episodes"]
-    length: Float[Array, "members episodes"]
-    shifted_sum: Float[Array, " obs"]
-    shifted_square: Float[Array, " obs"]
 
 
 class _Chunk(NamedTuple):
@@ -97,6 +78,7 @@ def make_es(
     config: ESConfig,
     optimizer: optax.GradientTransformation,
     telemetry: Telemetry | None = None,
+    mesh: Mesh | None = None,
 ) -> Algorithm:
     """ES for one seed; vmap ``init`` and ``epoch`` over keys for several.
 
@@ -109,15 +91,30 @@ def make_es(
       optimizer: any optax transformation that gives steps to be added.
       telemetry: ``telemetry(opt_state, updates, params before them)``, called on the last update
         of a chunk; its scalars join the metrics.
+      mesh: devices to divide the population among, see :mod:`robotics.sharding`.
 
     Returns:
       An algorithm whose ``env_steps`` metric counts the steps of running episodes only. The last
       chunk ends when the budget might not cover another generation.
 
     Raises:
-      ValueError: if the budget does not cover one generation.
+      ValueError: if the budget does not cover one generation, or the pairs of perturbations cannot
+        be divided among the devices.
     """
-    setup = _Setup(env, config, optax.with_extra_args_support(optimizer), telemetry)
+    strategy = gradient_strategy(config, optimizer, mesh)
+    return make_evolution(env, config, strategy, telemetry, mesh)
+
+
+def make_evolution(
+    env: EpisodeWrapper,
+    config: ESConfig,
+    strategy: Strategy,
+    telemetry: Telemetry | None = None,
+    mesh: Mesh | None = None,
+) -> Algorithm:
+    """Generations under any strategy; arguments and errors as for :func:`make_es`."""
+    setup = _Setup(env, config, strategy, telemetry, mesh)
+    sharding.check_divides(mesh, "pairs of perturbations", config.population_size // 2)
     num_epochs = setup.num_epochs
 
     def init(key: Key[Array, ""]) -> TrainState:
@@ -136,16 +133,18 @@ def make_es(
         policy=networks.make_policy(*setup.sizes, config.network),
         env_steps_per_epoch=config.num_timesteps // num_epochs,
         num_epochs=num_epochs,
+        mesh=mesh,
     )
 
 
 def _init(setup: _Setup, key: Key[Array, ""]) -> TrainState:
     key_policy, key_state = jax.random.split(key)
+    key_strategy = jax.random.fold_in(key, 1)
     params = networks.init_policy(key_policy, *setup.sizes, setup.config.network)
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         params=params,
-        opt_state=setup.optimizer.init(params),
+        opt_state=setup.strategy.init(key_strategy, params),
         normalizer={"observation": normalize.init_statistics((setup.sizes[0],))},
         env_state=None,
         key=key_state,
@@ -167,7 +166,8 @@ def _epoch(setup: _Setup, state: TrainState) -> tuple[TrainState, Metrics]:
     last = None
     if setup.telemetry is not None:
         last = (jax.tree.map(jnp.zeros_like, state.params), state.params)
-    sums = {name: jnp.zeros((), jnp.float32) for name in _METRICS}
+    names = (*_METRICS, *setup.strategy.metrics)
+    sums = {name: jnp.zeros((), jnp.float32) for name in names}
 
     def unfinished(chunk: _Chunk) -> Bool[Array, ""]:
         return (chunk.generations == 0) | _less(chunk.state.env_steps, target)
@@ -190,29 +190,29 @@ def _less(env_steps: Int[Array, " 2"], target: Int[Array, " 2"]) -> Bool[Array, 
 
 def _generation(setup: _Setup, chunk: _Chunk) -> _Chunk:
     """One population, one update."""
-    state, std = chunk.state, setup.config.perturbation_std
-    key, key_noise, key_env = jax.random.split(state.key, 3)
-    noise = sample_noise(key_noise, state.params, setup.config.population_size // 2)
-    played = _play(setup, state, perturb(state.params, noise, std), key_env)
-    fitness = jnp.mean(played.fitness, axis=1)
-    grads = estimate_gradient(noise, centered_ranks(fitness), std)
+    state, config = chunk.state, setup.config
+    key, key_ask, key_env = jax.random.split(state.key, 3)
+    population, proposal = setup.strategy.ask(key_ask, state.params, state.opt_state)
+    statistics = state.normalizer["observation"]
+    played = play(setup.env, config, setup.mesh, statistics, population, key_env)
+    fitness = sharding.everywhere(setup.mesh, jnp.mean(played.fitness, axis=-1))
     extras = {"value": -jnp.mean(fitness), "progress": _progress(setup, state)}
-    updates, opt_state = setup.optimizer.update(grads, state.opt_state, state.params, **extras)
+    told = setup.strategy.tell(state.params, state.opt_state, proposal, fitness, extras)
     env_steps = jnp.sum(played.length).astype(jnp.int32)
-    metrics = _metrics(played, fitness, grads)
+    metrics = _metrics(played, fitness) | told.metrics
     return _Chunk(
         state=state._replace(
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-            normalizer=_observe(setup, state.normalizer, played),
+            params=told.params,
+            opt_state=told.state,
+            normalizer=observe(config, state.normalizer, played),
             key=key,
             env_steps=add_env_steps(state.env_steps, env_steps),
             updates=state.updates + 1,
         ),
         env_steps=chunk.env_steps + env_steps,
         generations=chunk.generations + 1,
-        sums={name: chunk.sums[name] + metrics[name] for name in _METRICS},
-        last=None if chunk.last is None else (updates, state.params),
+        sums={name: value + metrics[name] for name, value in chunk.sums.items()},
+        last=None if chunk.last is None else (told.updates, state.params),
     )
 
 
@@ -222,68 +222,12 @@ def _progress(setup: _Setup, state: TrainState) -> Float[Array, ""]:
     return jnp.minimum((high * 2.0**20 + low) / setup.step_limit, 1.0)
 
 
-def _play(setup: _Setup, state: TrainState, population: PyTree, key: Key[Array, ""]) -> _Episodes:
-    """All episodes of a generation; the two members of a pair start alike."""
-    config, statistics = setup.config, state.normalizer["observation"]
-    start = _starts(setup, key)
-    std = normalize.standard_deviation(statistics)
-
-    def act(params: PyTree, obs: Float[Array, "episodes obs"]) -> Float[Array, "episodes action"]:
-        obs = networks.normalize_obs(obs, statistics.mean, std)
-        return jnp.tanh(networks.apply_policy(params, obs, config.network)[0])
-
-    def step(episodes: _Episodes) -> _Episodes:
-        alive = episodes.alive > 0
-        seen = jnp.where(alive[..., None], episodes.state.obs - statistics.mean, 0.0)
-        action = jax.vmap(act)(population, episodes.state.obs)
-        # A finished environment starts over and is ignored; it must go on with something finite.
-        after = jax.vmap(jax.vmap(setup.env.step))(episodes.state, action, start)
-        return _Episodes(
-            state=after,
-            alive=jnp.where(after.done > 0, 0.0, episodes.alive),
-            fitness=episodes.fitness + jnp.where(alive, after.reward, 0.0),
-            length=episodes.length + episodes.alive,
-            shifted_sum=episodes.shifted_sum + jnp.sum(seen, axis=(0, 1)),
-            shifted_square=episodes.shifted_square + jnp.sum(jnp.square(seen), axis=(0, 1)),
-        )
-
-    zeros = jnp.zeros((config.population_size, config.episodes_per_member), jnp.float32)
-    none = jnp.zeros_like(statistics.mean)
-    episodes = _Episodes(start, jnp.ones_like(zeros), zeros, zeros, none, none)
-    return jax.lax.while_loop(lambda episodes: jnp.any(episodes.alive > 0), step, episodes)
-
-
-def _starts(setup: _Setup, key: Key[Array, ""]) -> State:
-    """Fresh episodes [members, episodes], the same for both members of a pair."""
-    config = setup.config
-    half = reset(setup.env, key, config.num_episodes // 2)
-    shape = config.population_size, config.episodes_per_member
-    return jax.tree.map(
-        lambda leaf: jnp.concatenate([leaf, leaf]).reshape(shape + leaf.shape[1:]), half
-    )
-
-
-def _observe(setup: _Setup, normalizer: PyTree, played: _Episodes) -> PyTree:
-    """Takes the observations of a generation into the statistics."""
-    if not setup.config.normalize_observations:
-        return normalizer
-    statistics = normalizer["observation"]
-    count = jnp.sum(played.length)
-    shift = played.shifted_sum / count
-    # The sums are taken around the present mean: those of raw values would cancel where the mean
-    # is large compared with the spread.
-    variance = jnp.maximum(played.shifted_square / count - jnp.square(shift), 0.0)
-    generation = RunningStatistics(count, statistics.mean + shift, variance)
-    return normalizer | {"observation": normalize.merge(statistics, generation)}
-
-
-def _metrics(played: _Episodes, fitness: Float[Array, " members"], grads: PyTree) -> Metrics:
+def _metrics(played: Played, fitness: Float[Array, "2 pairs"]) -> Metrics:
     """Scalars of one generation."""
     return {
         "training/fitness_mean": jnp.mean(fitness),
         "training/fitness_max": jnp.max(fitness),
         "training/fitness_std": jnp.std(fitness),
-        "training/gradient_norm": optax.tree.norm(grads),
         "episode/sum_reward": jnp.mean(played.fitness),
         "episode/length": jnp.mean(played.length),
     }

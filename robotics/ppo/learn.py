@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 
-from robotics import distributions, networks, normalize
+from robotics import distributions, networks, normalize, sharding
 from robotics.algorithm import (
     Action,
     Metrics,
@@ -45,6 +46,7 @@ class Setup(NamedTuple):
       config: settings.
       optimizer: the transformation in the slot.
       telemetry: see :func:`robotics.ppo.make_ppo`.
+      mesh: devices that share the work.
     """
 
     sizes: tuple[int, int]
@@ -52,6 +54,7 @@ class Setup(NamedTuple):
     config: PPOConfig
     optimizer: optax.GradientTransformationExtraArgs
     telemetry: Telemetry | None
+    mesh: Mesh | None = None
 
 
 class _Learner(NamedTuple):
@@ -244,11 +247,15 @@ def _learn(
     """All passes over a rollout; scalars [passes, minibatches] are from before each update."""
     config = setup.config
     passes = config.num_updates_per_batch
+    # Every device shuffles all rows and takes its part of each minibatch: a rollout is exchanged
+    # once, whatever the number of passes.
+    samples = sharding.everywhere(setup.mesh, samples)
 
     def one_pass(learner: _Learner, inputs: tuple[Array, Array]) -> tuple[_Learner, _Stacked]:
         key, position = inputs
         shuffled = samples[jax.random.permutation(key, config.batch_size)]
         minibatches = shuffled.reshape(config.num_minibatches, -1, samples.shape[-1])
+        minibatches = sharding.divided(setup.mesh, minibatches, axis=1)
         known = {"epoch": position, "explained_variance": variance_explained}
 
         def update(learner: _Learner, rows: Array) -> tuple[_Learner, Metrics]:
@@ -269,6 +276,7 @@ def _update(
     minibatch = _unpack(rows, observation_size, raw_size)
     gradient = jax.value_and_grad(compute_ppo_loss, has_aux=True)
     (loss, scalars), grads = gradient(learner.params, minibatch, setup.config, setup.discrete)
+    grads = sharding.everywhere(setup.mesh, grads)
     extras = known | {
         "value": loss,
         "kl": scalars["kl"],

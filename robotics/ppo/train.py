@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import jax
 import optax
-from jaxtyping import Array, Key, PyTree
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Key, PyTree
 
-from envs.api import EpisodeWrapper
-from robotics import networks
-from robotics.algorithm import Algorithm, Metrics, Telemetry, TrainState
+from envs.api import EpisodeWrapper, State
+from robotics import networks, sharding
+from robotics.algorithm import Algorithm, Metrics, PolicyParams, Telemetry, TrainState
 from robotics.ppo import learn
 from robotics.ppo.config import PPOConfig
 from robotics.ppo.learn import Setup
-from robotics.rollout import collect, reset
+from robotics.rollout import Rollout, collect, reset
 
 
 def make_ppo(
@@ -25,6 +27,7 @@ def make_ppo(
     config: PPOConfig,
     optimizer: optax.GradientTransformation,
     telemetry: Telemetry | None = None,
+    mesh: Mesh | None = None,
 ) -> Algorithm:
     """PPO for one seed; vmap ``init`` and ``epoch`` over keys for several.
 
@@ -40,10 +43,14 @@ def make_ppo(
       optimizer: any optax transformation that gives steps to be added.
       telemetry: ``telemetry(opt_state, updates, params before them)``, called on the last update of
         a chunk; its scalars join the metrics.
+      mesh: devices to divide environments and minibatches among, see :mod:`robotics.sharding`.
 
     Returns:
       An algorithm whose ``env_steps_per_epoch`` is exact. Its ``episode/...`` metrics hold their
       last value (0 at first) while no episode ends; ``episode/count`` tells.
+
+    Raises:
+      ValueError: if environments or minibatches cannot be divided among the devices.
 
     Example:
       >>> algorithm = make_ppo(EpisodeWrapper(env), PPOConfig(), optax.adam(3e-4))  # doctest: +SKIP
@@ -53,10 +60,12 @@ def make_ppo(
     """
     sizes = env.env.observation_size, env.env.action_size
     slot = optax.with_extra_args_support(optimizer)
-    setup = Setup(sizes, False, config, slot, telemetry)
+    setup = Setup(sizes, False, config, slot, telemetry, mesh)
+    _check_divides(config, mesh)
 
     def init(key: Key[Array, ""]) -> TrainState:
-        return learn.init(setup, key, reset(env, learn.split_start(key)[2], config.num_envs))
+        start = reset(env, learn.split_start(key)[2], config.num_envs)
+        return learn.init(setup, key, sharding.divided(mesh, start))
 
     def epoch(state: TrainState) -> tuple[TrainState, Metrics]:
         return _epoch(setup, env, state)
@@ -68,7 +77,15 @@ def make_ppo(
         policy=networks.make_policy(*sizes, config.network),
         env_steps_per_epoch=config.env_steps_per_epoch,
         num_epochs=config.num_epochs,
+        mesh=mesh,
     )
+
+
+def _check_divides(config: PPOConfig, mesh: Mesh | None) -> None:
+    """Refuses sizes that cannot be divided among the devices."""
+    sharding.check_divides(mesh, "environments", config.num_envs)
+    rows = config.batch_size // config.num_minibatches
+    sharding.check_divides(mesh, "env steps in a minibatch", rows)
 
 
 def _epoch(setup: Setup, env: EpisodeWrapper, state: TrainState) -> tuple[TrainState, Metrics]:
@@ -93,9 +110,30 @@ def _iteration(
 ) -> tuple[tuple[TrainState, PyTree], Metrics]:
     """One rollout and the updates made from it."""
     key, key_restart, key_noise, key_shuffle = jax.random.split(state.key, 4)
-    restarts = reset(env, key_restart, setup.config.num_envs)
-    act = learn.make_act(setup, learn.inference_params(state))
     noise = learn.draw_noise(setup, key_noise)
-    env_state, rollout = collect(env, act, state.env_state, restarts, noise)
+    env_state, rollout = _collect(setup, env, state, key_restart, noise)
     state, last, metrics = learn.improve(setup, state, last, rollout, key_shuffle)
     return (state._replace(env_state=env_state, key=key), last), metrics
+
+
+def _collect(
+    setup: Setup,
+    env: EpisodeWrapper,
+    state: TrainState,
+    key_restart: Key[Array, ""],
+    noise: Float[Array, "T envs action"],
+) -> tuple[State, Rollout]:
+    """A rollout; every device steps its own environments and knows the restarts of all."""
+    mesh = setup.mesh
+
+    def play(
+        params: PolicyParams, env_state: State, keys: Key[Array, " envs"], noise: Array
+    ) -> tuple[State, Rollout]:
+        restarts = sharding.gathered(mesh, jax.vmap(env.reset)(keys))
+        first = sharding.position(mesh) * keys.shape[0]
+        return collect(env, learn.make_act(setup, params), env_state, restarts, noise, first)
+
+    envs, steps = P(sharding.AXIS), P(None, sharding.AXIS)
+    play = sharding.over_devices(mesh, play, (P(), envs, envs, steps), (envs, steps))
+    keys = jax.random.split(key_restart, setup.config.num_envs)
+    return play(learn.inference_params(state), state.env_state, keys, noise)

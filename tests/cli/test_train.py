@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -142,6 +144,47 @@ def test_replayed_killed_and_resumed_run_equals_the_first_one(trained, tmp_path,
     assert rows_of(folder) == rows_of(trained[0])
     assert (folder / "config.json").read_text() == Path(config).read_text()
     assert len((folder / "command.txt").read_text().splitlines()) == 2
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def test_two_processes_go_on_with_the_numbers_of_one(trained, tmp_path, root, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    (folder / "result.json").unlink()
+    first, *later = sorted((folder / "checkpoints").iterdir())
+    for checkpoint in later:
+        shutil.rmtree(checkpoint)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    # Unoptimized programs compile in a third of the time.
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    place = ("--hosts.coordinator", f"127.0.0.1:{_free_port()}", "--hosts.count", "2")
+    processes = [
+        start(
+            *(root, "train", "--resume", str(folder), "--quiet", *place, "--hosts.index", str(i)),
+            *("--json", str(tmp_path / f"{i}.json")),
+        )
+        for i in range(2)
+    ]
+    for process in processes:
+        _, err = process.communicate(timeout=220)
+        assert process.returncode == 0, err
+    result, wanted = json.loads((folder / "result.json").read_text()), trained[1]
+    assert result["devices"] == 2 and wanted["devices"] == 1
+    assert result["env_steps"] == wanted["env_steps"] and int(first.name) == 768
+    rows, others = rows_of(folder), rows_of(trained[0])
+    assert len(rows) == len(others) == 9
+    for row, other in zip(rows, others, strict=True):
+        for name in ("training/v_loss", "training/kl_mean", "eval/episode_reward"):
+            found, expected = row.get(name, 0.0), other.get(name, 0.0)
+            np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-4, err_msg=name)
+    # Only the first process writes, and what the other one kept meanwhile is gone.
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "0.json"}
 
 
 def test_evaluate_plot_and_render_work_on_the_run(trained, tmp_path, capsys):

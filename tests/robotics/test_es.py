@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,14 @@ from envs.api import EpisodeWrapper
 from envs.registry import make
 from robotics.algorithm import add_env_steps, count_env_steps, zero_env_steps
 from robotics.es import ESConfig, make_es, presets
-from robotics.es.perturb import centered_ranks, estimate_gradient, perturb, sample_noise
+from robotics.es.perturb import (
+    LowRankKernel,
+    estimate_gradient,
+    member_axes,
+    perturb,
+    sample_noise,
+)
+from robotics.es.shaping import ars_weights, centered_ranks, gradient_weights
 from robotics.networks import NetworkConfig
 from tests.robotics.counting_env import CountingEnv
 from tests.robotics.optimizers_under_test import ES_FACTORIES
@@ -22,9 +31,19 @@ def _config(**changes):
     return ESConfig(**(fields | changes))
 
 
-@pytest.mark.parametrize("factory", ES_FACTORIES.values(), ids=ES_FACTORIES.keys())
-@pytest.mark.parametrize("task", ["action", "observation-action"])
-def test_es_solves_the_probe(task, factory):
+_LOW_RANK = {"perturbation": "low-rank", "rank": 2}
+_ARS = {"shaping": "ars", "top_directions": 4}
+
+
+@pytest.mark.parametrize(
+    ("task", "variant", "optimizer"),
+    [
+        *itertools.product(["action", "observation-action"], [{}], ES_FACTORIES),
+        ("observation-action", _LOW_RANK, "mnemosyne"),
+        ("observation-action", _ARS, "adam"),
+    ],
+)
+def test_es_solves_the_probe(task, variant, optimizer):
     probe = make(f"probe:{task}")
     config = _config(
         num_timesteps=20_000,
@@ -32,9 +51,10 @@ def test_es_solves_the_probe(task, factory):
         population_size=16,
         episodes_per_member=4,
         normalize_observations=False,
+        **variant,
     )
     env = EpisodeWrapper(probe, episode_length=1)
-    algorithm = make_es(env, config, factory())
+    algorithm = make_es(env, config, ES_FACTORIES[optimizer]())
     state, _ = jax.jit(lambda key: algorithm.epoch(algorithm.init(key)))(jax.random.key(0))
     obs = jnp.asarray(probe.observations)[:, None]
     params = algorithm.inference_params(state)
@@ -42,26 +62,90 @@ def test_es_solves_the_probe(task, factory):
     np.testing.assert_allclose(action, probe.answer(obs[:, 0], 1.0), atol=0.1)
 
 
-def test_gradient_of_a_linear_fitness_is_unbiased():
-    params = {"a": jnp.array([1.0, -1.0]), "b": {"c": jnp.array([[2.0]])}}
-    slope = {"a": jnp.array([0.5, 2.0]), "b": {"c": jnp.array([[-1.0]])}}
-    noise = sample_noise(jax.random.key(0), params, 20_000)
-    population = perturb(params, noise, 0.1)
-    fitness = jax.vmap(lambda member: optax.tree.vdot(slope, member))(population)
-    gradient = estimate_gradient(noise, fitness, 0.1)
-    for estimate, exact in zip(jax.tree.leaves(gradient), jax.tree.leaves(slope), strict=True):
-        # Standard error sqrt(|slope|^2 + slope^2) / sqrt(pairs) is at most 0.022; five of them.
-        np.testing.assert_allclose(estimate, -exact, atol=0.11)
+@pytest.mark.parametrize("rank", [None, 1, 3])
+def test_gradient_of_a_quadratic_is_unbiased(rank):
+    shapes = {"bias": (3,), "kernel": (4, 3)}
+    center, slope, curvature = (
+        jax.tree.map(
+            lambda shape, seed=seed: jnp.asarray(
+                np.random.default_rng(seed).normal(size=shape), jnp.float32
+            ),
+            shapes,
+            is_leaf=lambda shape: isinstance(shape, tuple),
+        )
+        for seed in (0, 1, 2)
+    )
+    std, pairs, inputs = 0.3, 20_000, jnp.eye(4)
+
+    def fitness_of(member):
+        matrix = inputs @ member["kernel"]  # also where the kernel is never formed
+        moved = {"bias": member["bias"] - center["bias"], "kernel": matrix - center["kernel"]}
+        quadratic = optax.tree.vdot(curvature, jax.tree.map(jnp.square, moved))
+        return optax.tree.vdot(slope, moved) + quadratic
+
+    at = jax.tree.map(lambda leaf: leaf + 0.5, center)
+    noise = sample_noise(jax.random.key(0), at, pairs, rank)
+    members = perturb(at, noise, std)
+    axes = member_axes(members, 0, None)
+    fitness = jax.vmap(jax.vmap(fitness_of, (axes,)), (axes,))(members)
+    gradient = estimate_gradient(noise, gradient_weights(fitness, std))
+    exact = jax.tree.map(lambda a, b: a + b, slope, curvature)
+    # Fourth moments of rank one are nine times those of a normal; 30 covers them, see kurtosis.
+    error = 5 * np.sqrt(30 * float(optax.tree.norm(exact)) ** 2 / pairs)
+    for name in shapes:
+        assert gradient[name].shape == shapes[name]
+        np.testing.assert_allclose(gradient[name], -exact[name], atol=error, err_msg=name)
+    assert error < 0.3 * float(optax.tree.norm(exact))
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_low_rank_noise_has_rank_and_covariance_and_is_applied_without_being_formed(rank):
+    params = {"bias": jnp.zeros(5), "kernel": jnp.ones((6, 5))}
+    noise = sample_noise(jax.random.key(3), params, 4000, rank)
+    formed = np.einsum("pmr,pnr->pmn", noise["kernel"].left, noise["kernel"].right)
+    assert set(np.linalg.matrix_rank(formed[:20], tol=1e-4)) == {rank}
+    flat = formed.reshape(4000, -1)
+    covariance = flat.T @ flat / 4000
+    np.testing.assert_allclose(covariance, np.eye(30), atol=5 * np.sqrt(8 / 4000))
+    member = jax.tree.map(lambda leaf: leaf[1, 7], perturb(params, noise, 0.1)["kernel"][1:])
+    x = jax.random.normal(jax.random.key(4), (3, 6))
+    applied = x @ LowRankKernel(params["kernel"], *member)
+    np.testing.assert_allclose(applied, x @ (1.0 - 0.1 * formed[7]), rtol=1e-4, atol=1e-5)
 
 
 def test_perturbations_are_antithetic_and_follow_the_tree():
     params = {"a": jnp.ones((2, 3)), "b": jnp.zeros(4)}
     noise = sample_noise(jax.random.key(0), params, 5)
     population = perturb(params, noise, 0.3)
-    assert jax.tree.map(jnp.shape, population) == {"a": (10, 2, 3), "b": (10, 4)}
+    assert jax.tree.map(jnp.shape, population) == {"a": (2, 5, 2, 3), "b": (2, 5, 4)}
     for leaf, center in zip(jax.tree.leaves(population), jax.tree.leaves(params), strict=True):
-        mean = 0.5 * (leaf[:5] + leaf[5:])
-        np.testing.assert_allclose(mean, np.broadcast_to(center, leaf[:5].shape), atol=1e-6)
+        mean = 0.5 * (leaf[0] + leaf[1])
+        np.testing.assert_allclose(mean, np.broadcast_to(center, leaf[0].shape), atol=1e-6)
+
+
+def test_ars_step_is_that_of_the_paper_by_hand():
+    rng = np.random.default_rng(0)
+    directions, returns = rng.normal(size=(5, 3)), rng.normal(size=(2, 5)) * 10 + 100
+    top, step = 2, 0.02
+    order = np.argsort(-returns.max(axis=0))[:top]
+    wanted = np.array([1.0, 2.0, 3.0])
+    for i in order:
+        move = (returns[0, i] - returns[1, i]) * directions[i]
+        wanted = wanted + step / (top * returns[:, order].std()) * move
+    weights = ars_weights(jnp.asarray(returns, jnp.float32), top)
+    assert np.count_nonzero(weights) == top
+    noise = {"w": jnp.asarray(directions, jnp.float32)}
+    params = {"w": jnp.array([1.0, 2.0, 3.0])}
+    sgd = optax.sgd(step)
+    updates, _ = sgd.update(estimate_gradient(noise, weights), sgd.init(params), params)
+    np.testing.assert_allclose(optax.apply_updates(params, updates)["w"], wanted, rtol=1e-5)
+
+
+def test_ars_never_uses_a_return_that_is_not_finite_and_equal_ones_do_not_move():
+    returns = jnp.array([[1.0, jnp.nan, 3.0, 2.0], [0.0, 9.0, 1.0, jnp.inf]])
+    wanted = np.array([1.0, 0.0, 2.0, 0.0]) / (2 * np.std([1.0, 0.0, 3.0, 1.0]))
+    np.testing.assert_allclose(ars_weights(returns, 3), wanted, rtol=1e-5)
+    np.testing.assert_allclose(ars_weights(jnp.ones((2, 4)), 2), 0.0)
 
 
 def test_ranks_are_centered_shared_among_equals_and_worst_for_nan():
@@ -164,6 +248,8 @@ def test_counter_does_not_overflow_at_two_to_the_31():
         ({"num_timesteps": 0}, "above 0"),
         ({"perturbation_std": 0.0}, "perturbation_std"),
         ({"num_timesteps": 19}, "at least 20"),
+        ({"rank": 0}, "above 0"),
+        ({"top_directions": 3}, "1 to 2 directions"),
     ],
 )
 def test_bad_setting_is_refused_with_a_sentence(changes, words):

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from robotics import sharding
+
+# Unoptimized programs compile in a third of the time, and the numbers are the same up to rounding.
+FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+
+
+@pytest.fixture(scope="module")
+def worker(root):
+    """What the worker printed; eight devices exist only where XLA is told before it starts."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.robotics.sharded_worker"],
+        cwd=root,
+        env=os.environ | {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=220,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "es"])
+def test_eight_devices_give_the_numbers_of_one(worker, algo):
+    one, eight = (worker[algo][count]["numbers"] for count in ("1", "8"))
+    assert one.keys() == eight.keys() and len(one) > 10
+    for name, value in one.items():
+        np.testing.assert_allclose(eight[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
+
+
+def test_environments_are_divided_not_copied(worker):
+    assert worker["ppo"]["1"]["parts"] == 1 and worker["ppo"]["8"]["parts"] == 8
+
+
+def test_sizes_that_do_not_divide_are_refused_with_a_sentence(worker):
+    envs, rows, pairs = worker["refusals"]
+    assert envs == (
+        "12 environments cannot be divided among 8 devices; the nearest number that fits is 16."
+    )
+    assert rows.startswith("4 env steps in a minibatch cannot be divided among 8 devices")
+    assert pairs.startswith("12 pairs of perturbations cannot be divided among 8 devices")
+
+
+def test_more_devices_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="64 devices were asked for, but there are"):
+        sharding.make_mesh(64)
+    with pytest.raises(ValueError, match="at least 1"):
+        sharding.make_mesh(0)
+    assert sharding.make_mesh(1) is None
