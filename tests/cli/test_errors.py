@@ -73,7 +73,7 @@ def _groups(config: Train) -> dict:
     import dataclasses
 
     fields = dataclasses.asdict(config)
-    return {name: fields[name] for name in ("ppo", "es")}
+    return {name: fields[name] for name in ("ppo", "es", "hosts")}
 
 
 @pytest.mark.parametrize(
