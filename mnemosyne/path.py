@@ -26,7 +26,7 @@ from mnemosyne.rule import safe_sqrt
 DECAY = 0.998
 """Of the sum, an update: a window of 500. With 50 or less, the best step size has no common turn:
 late in a run the gradient points back along the last steps even at the best one."""
-WIDTH = 64
+WIDTH = 40
 """Coordinates of a token whose path is kept."""
 MAX_CHANGE = 0.2
 """Largest change of ``log_gain`` in an update."""
