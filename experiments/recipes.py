@@ -55,7 +55,7 @@ def base(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
     families = splits.meta_train_families(data_folder)
     held = [held.task for held in splits.validation_benchmarks(data_folder)]
     config = train.MetaTrainConfig(
-        families_per_step=3, learning_rate=3e-3, clip=1.0, frozen=rule.fixed
+        families_per_step=3, learning_rate=2e-3, clip=1.0, frozen=rule.fixed
     )
 
     def make_check(folder: Path) -> Callable[[Theta], list[dict[str, Any]]]:
@@ -64,7 +64,7 @@ def base(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
 
     def start(config: train.MetaTrainConfig) -> Theta:
         theta = train.init_theta(config, rule)
-        return orthogonal(anneal(theta)) if rule.name == "mnemosyne" else theta
+        return adaptive(orthogonal(anneal(theta))) if rule.name == "mnemosyne" else theta
 
     systems = base_systems(rule, families)
     return Recipe(systems, make_check, config, start, splits.record(families))
@@ -90,6 +90,22 @@ def orthogonal(theta: Theta) -> Theta:
     constant = features.input_row("time", 0)
     skip = theta["skip"].at[constant, 0].add(1.8).at[constant, 1].add(0.1)
     return theta | {"skip": skip.at[constant, 4].add(1.2)}
+
+
+def adaptive(theta: Theta) -> Theta:
+    """Makes all step sizes follow the turn of the path, and start from the size of the weights.
+
+    An update changes the gain by up to a tenth, by less the longer a run lasts: in proportion to
+    ``1 / (1 + t / 50)``. Up where the gradient points along the path, down where it points back;
+    the threshold is a turn of -0.003, because a run pays for large first steps later.
+    """
+    turn, size = features.input_row("path", 0), features.NUM_TOKEN_FEATURES
+    times = [features.input_row("time", index) for index in range(4)]
+    skip = theta["skip"].at[turn, 5].set(3.3).at[times[0], 5].set(0.1)
+    for row, weight in zip(times[1:], (-1.0, -2.6, -3.0), strict=True):
+        skip = skip.at[row, 6].set(weight)
+    # The first feature of the network is the size of its weights, in eights of a logarithm.
+    return theta | {"skip": skip.at[size, 0].set(8.0 * 0.7)}
 
 
 def cautious(theta: Theta) -> Theta:
@@ -144,7 +160,7 @@ def _cache_for(tasks: list[Task], folder: Path) -> Callable[[str, Callable[[], A
 def save_start(name: str, path: Path) -> str:
     """Writes a recipe's first theta as an artifact, before any outer step; returns its hash."""
     # On networks as small as policies, parts of the rule whose weights are 0 still cost time.
-    network = MnemosyneConfig(polar=False, residual=False)
+    network = MnemosyneConfig(polar=False, residual=False, adaptive=False)
     recipe = RECIPES[name](mnemosyne_rule(network), None)
     theta = jax.device_get(recipe.start(train.MetaTrainConfig()))
     command = f"python -m experiments.recipes {name} {path.name}"

@@ -83,7 +83,7 @@ def meta_train_families(folder: Path | None) -> list[Family]:
 
     They differ in what costs a compilation, shapes and kind of target; all else differs from draw
     to draw. The symbols stand for texts, whose embeddings seldom see a gradient; the tiny network
-    for functions of few variables.
+    for functions of few variables, the single layer for functions of one vector.
 
     Args:
       folder: holds ``mnist.npz``; ``None`` means scikit-learn's digits.
@@ -96,6 +96,7 @@ def meta_train_families(folder: Path | None) -> list[Family]:
         _varied(medium, (64, 48, 32), batch=32),
         _teacher(16, (64, 64), 4, batch=32),
         _teacher(3, (8, 8), 1, batch=16),
+        _teacher(48, (), 1, batch=16),
     ]
 
 

@@ -52,6 +52,8 @@ class MnemosyneConfig:
     polar: bool = True
     """``plus``: matrices may follow their momentum orthogonalised tile by tile, as Muon does with
     whole ones."""
+    adaptive: bool = True
+    """``plus``: step sizes are also found along the way, from the recent path of the weights."""
     moments: Moments = "float32"
     """``plus``: how the moments are stored. ``float32``; ``bfloat16-mu``: the first one in half;
     ``lean``: both in half, the second with stochastic rounding, about 1.1 floats a parameter."""

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from mnemosyne import encoder, features, memory, performer, rule
+from mnemosyne import encoder, features, memory, path, performer, rule
 from mnemosyne.config import MnemosyneConfig
 from mnemosyne.kernels import FEATURE_MAPS, num_directions, orthogonal_directions
 from mnemosyne.layout import Layout
@@ -23,10 +23,11 @@ from mnemosyne.rule import Controls
 
 MetaParams = dict[str, Any]
 
-MAX_LOG_STEP = 7.0
-"""Bound of a token's log step size around ``log(1e-3)``: rates from 1e-6 to 1."""
-NUM_SCALARS = 5
-"""Step size, Nesterov weight, the two decays and the weight of the orthogonalised momentum."""
+MAX_LOG_STEP = 9.0
+"""Bound of a token's log step size around ``log(1e-3)``: rates from 1e-7 to 8."""
+NUM_SCALARS = 7
+"""Step size, Nesterov weight, the two decays, the weight of the orthogonalised momentum, and
+direction and pace of the change of the gain."""
 
 
 def init(key: Key[Array, ""], config: MnemosyneConfig) -> MetaParams:
@@ -118,6 +119,7 @@ def control(
     token_inputs: Float[Array, "tokens inputs"],
     coordinates: Float[Array, "tokens chunks size f"],
     counts: Float[Array, " tokens"],
+    log_gain: Float[Array, " tokens"] | None = None,
 ) -> tuple[Controls, MemoryState]:
     """One pass of the token network.
 
@@ -129,6 +131,7 @@ def control(
       token_inputs: token features, global features and extras, joined.
       coordinates: encoder inputs of the sampled coordinates.
       counts: coordinates a token stands for.
+      log_gain: what the path has taught so far, see :mod:`mnemosyne.path`; ``None`` leaves it out.
 
     Returns:
       The controls of every token, and the memory.
@@ -149,16 +152,26 @@ def control(
     normed = performer.rms_norm(x)
     out = normed @ theta["heads"] + token_inputs @ theta["skip"]
     gates = normed @ theta["residual"] if config.residual else normed[:, :0]
-    return _controls(out, gates), state
+    if log_gain is None:
+        return _controls(out, jnp.zeros(len(out)), gates), state
+    change = path.MAX_CHANGE * jax.nn.sigmoid(out[:, 6]) * jnp.tanh(out[:, 5])
+    log_gain = jnp.clip(log_gain + change, -MAX_LOG_STEP, MAX_LOG_STEP)
+    return _controls(out, log_gain, gates), state
 
 
-def _controls(out: Float[Array, "tokens scalars"], gates: Float[Array, "tokens gates"]) -> Controls:
+def _controls(
+    out: Float[Array, "tokens scalars"],
+    log_gain: Float[Array, " tokens"],
+    gates: Float[Array, "tokens gates"],
+) -> Controls:
     """Bounds what the heads say; all zero is exactly Adam, up to rounding."""
-    bounded = jnp.tanh(out / jnp.asarray([MAX_LOG_STEP, 1.0, 1.0, 1.0, 1.0]))
+    log_step = MAX_LOG_STEP * jnp.tanh((out[:, 0] + log_gain) / MAX_LOG_STEP)
+    bounded = jnp.tanh(out[:, :5])
     coefficients = 0.5 * jnp.tanh(2.0 * gates)
     half = coefficients.shape[1] // 2
     return Controls(
-        log_step=MAX_LOG_STEP * bounded[:, 0],
+        log_step=log_step,
+        log_gain=log_gain,
         nesterov=bounded[:, 1],
         # The logits of 0.9 and 0.99; decays from 0.55 to 0.985, and from 0.91 to 0.999.
         beta1=jax.nn.sigmoid(jnp.log(9.0) + 2.0 * bounded[:, 2]),

@@ -19,12 +19,14 @@ from jaxtyping import Array, Float
 from mnemosyne.layout import Shape
 from mnemosyne.rule import NEGLIGIBLE, inverse_sqrt, safe_sqrt
 
-CONTRACT = "1"
+CONTRACT = "2"
 
-NUM_TOKEN_FEATURES = 17
-NUM_GLOBAL_FEATURES = 8
-"""Four statistics of the whole network, and the time features."""
+NUM_TOKEN_FEATURES = 20
+"""Statistics of a token, and three of its path (:mod:`mnemosyne.path`)."""
+NUM_GLOBAL_FEATURES = 10
+"""Four statistics of the whole network, two of its path, and the time features."""
 NUM_TIME_FEATURES = 4
+NUM_PATH_FEATURES = 2
 NUM_COORDINATE_FEATURES = 3
 EXTRAS = ("value", "kl", "clip_fraction", "entropy", "explained_variance", "epoch", "progress")
 """Names of the optional scalars that a host may pass to ``update``."""
@@ -191,7 +193,7 @@ def token_features(
       static: from :func:`shape_features`.
 
     Returns:
-      ``NUM_TOKEN_FEATURES`` features a token and four global ones, all bounded.
+      17 features a token and four global ones, all bounded.
     """
     # Few operations on stacked rows: one by one, the statistics would cost more than the network.
     weights = counts / jnp.sum(counts)
@@ -233,12 +235,14 @@ def input_row(name: str, index: int) -> int:
     """Row of the token network's inputs that holds a feature.
 
     Args:
-      name: ``"time"``, or one of :data:`EXTRAS`.
+      name: ``"time"``, ``"path"``, or one of :data:`EXTRAS`.
       index: which of its features.
     """
     network = NUM_TOKEN_FEATURES + NUM_GLOBAL_FEATURES
     if name == "time":
         return network - NUM_TIME_FEATURES + index
+    if name == "path":
+        return network - NUM_TIME_FEATURES - NUM_PATH_FEATURES + index
     return network + EXTRAS.index(name) * NUM_EXTRA_FEATURES + index
 
 

@@ -28,9 +28,10 @@ ROW = 64
 """Entries of a row of packed tensors, and of the shortest row that a large tensor is cut by."""
 MAX_PACKED = 16_384
 """Tensors up to this size are small."""
-MEMORY_BUDGET = 0.1
-"""Floats of memory a parameter on networks of a million parameters and more."""
-MIN_SLOTS = 122
+MEMORY_BUDGET = 0.09
+"""Floats of memory a parameter on networks of a million parameters and more; a hundredth is left
+for the path."""
+MIN_SLOTS = 110
 """Slots that are always affordable: the budget of a million parameters at 816 floats a slot."""
 
 

@@ -13,13 +13,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from mnemosyne import controller, features, halves, memory, polar, rule, units
+from mnemosyne import controller, features, halves, memory, path, polar, rule, units
 from mnemosyne.config import MnemosyneConfig
 from mnemosyne.controller import MetaParams
 from mnemosyne.features import LossState
 from mnemosyne.layout import Layout, make_layout, sample_indices
 from mnemosyne.memory import MemoryState
 from mnemosyne.packing import Blocks, Packing, from_blocks, make_packing, take, to_blocks
+from mnemosyne.path import PathState
 from mnemosyne.rule import Coefficients, Controls
 from mnemosyne.units import UnitState
 
@@ -39,6 +40,7 @@ class ScaleByMnemosyneState(NamedTuple):
       mu_mass: bias correction of ``mu``, one a token.
       nu_mass: bias correction of ``nu``, one a token.
       memory: associative memory, one slot a token (shared on networks of very many tensors).
+      path: the recent path of the weights; no tokens where step sizes are not adaptive.
       loss: running statistics of the loss, if the host passes it.
       units: running size of the gradient, and how many were skipped.
     """
@@ -49,6 +51,7 @@ class ScaleByMnemosyneState(NamedTuple):
     mu_mass: Float[Array, " tokens"]
     nu_mass: Float[Array, " tokens"]
     memory: MemoryState
+    path: PathState
     loss: LossState
     units: UnitState
 
@@ -84,6 +87,7 @@ def scale_by_plus(
             mu_mass=jnp.zeros(layout.num_tokens),
             nu_mass=jnp.zeros(layout.num_tokens),
             memory=memory.init(layout.num_slots, heads, width, config.dim),
+            path=path.init(layout.num_tokens if config.adaptive else 0),
             loss=features.init_loss(),
             units=units.init(),
         )
@@ -140,6 +144,7 @@ def _update(
     controls, remembered = _control(theta, config, layout, sample, state, encoded)
     coefficients, masses = _coefficients(controls, state, verdict, features.rms(sample.p), layout)
     deltas, mu, nu = _apply(packing, layout, tensors, coefficients, config)
+    trodden = _tread(config, layout, packing, state.path, deltas, controls)
 
     def rebuild(blocks: Blocks, like: optax.Updates) -> optax.Updates:
         leaves = treedef.unflatten(from_blocks(blocks, packing, layout))
@@ -152,6 +157,7 @@ def _update(
         mu_mass=masses[0],
         nu_mass=masses[1],
         memory=jax.tree.map(lambda n, o: jnp.where(verdict.ok, n, o), remembered, state.memory),
+        path=jax.tree.map(lambda n, o: jnp.where(verdict.ok, n, o), trodden, state.path),
         loss=loss,
         units=unit_state,
     )
@@ -226,7 +232,9 @@ def _control(
     """Sample -> features -> token network -> controls."""
     shapes, counts = _static(layout.shapes, layout.tokens)
     per_token, network = features.token_features(sample, jnp.asarray(counts), jnp.asarray(shapes))
-    network = jnp.concatenate([network, features.time_features(state.count), extras])
+    own, common, log_gain = _look_back(config, layout, sample, state.path, jnp.asarray(counts))
+    per_token = jnp.concatenate([per_token, own], axis=-1)
+    network = jnp.concatenate([network, common, features.time_features(state.count), extras])
     context = jnp.broadcast_to(network, (layout.num_tokens, network.size))
     chunk_size, num_chunks = config.chunk
     read = sample_indices(config.sample, chunk_size * num_chunks)
@@ -239,7 +247,43 @@ def _control(
         jnp.concatenate([per_token, context], axis=-1),
         coordinates.reshape(layout.num_tokens, num_chunks, chunk_size, -1),
         jnp.asarray(counts),
+        log_gain,
     )
+
+
+def _path_sample(config: MnemosyneConfig) -> np.ndarray:
+    """Which of the sampled coordinates of a token its path is kept of."""
+    return sample_indices(config.sample, path.WIDTH)
+
+
+def _look_back(
+    config: MnemosyneConfig,
+    layout: Layout,
+    sample: features.Sample,
+    state: PathState,
+    counts: Float[Array, " tokens"],
+) -> tuple[Array, Array, Array | None]:
+    """Features of the path, of tokens and of the network, and the gain, if there is one."""
+    if not config.adaptive:
+        return jnp.zeros((layout.num_tokens, 3)), jnp.zeros(features.NUM_PATH_FEATURES), None
+    own, common = path.features(state, sample.g[:, _path_sample(config)], counts)
+    return own, common, state.log_gain
+
+
+def _tread(
+    config: MnemosyneConfig,
+    layout: Layout,
+    packing: Packing,
+    state: PathState,
+    deltas: Blocks,
+    controls: Controls,
+) -> PathState:
+    """The path with this update."""
+    if not config.adaptive:
+        return state
+    _, counts = _static(layout.shapes, layout.tokens)
+    moved = take(deltas, packing)[:, _path_sample(config)]
+    return path.advance(state, moved, controls.log_gain, jnp.asarray(counts))
 
 
 def _apply(

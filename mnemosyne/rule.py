@@ -40,7 +40,8 @@ class Controls(NamedTuple):
     """What the network decides for each token, or for each row of one.
 
     Attributes:
-      log_step: logarithm of the step size relative to 1e-3.
+      log_step: logarithm of the step size relative to 1e-3, gain included.
+      log_gain: the part of it that is kept from update to update.
       nesterov: weight of the fresh gradient beside the momentum, in (-1, 1).
       beta1: decay of the first moment, in (0, 1).
       beta2: decay of the second moment, in (0, 1).
@@ -50,6 +51,7 @@ class Controls(NamedTuple):
     """
 
     log_step: Float[Array, " tokens"]
+    log_gain: Float[Array, " tokens"]
     nesterov: Float[Array, " tokens"]
     beta1: Float[Array, " tokens"]
     beta2: Float[Array, " tokens"]

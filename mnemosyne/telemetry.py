@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mnemosyne.path import straightness
 from mnemosyne.plus import ScaleByMnemosyneState
 from mnemosyne.rule import inverse_sqrt
 
@@ -52,18 +53,28 @@ def telemetry(state: Any, updates: optax.Updates, params: optax.Params) -> Scala
     if ours is None:
         return scalars
     adam = jax.tree.map(lambda m, v: -m * inverse_sqrt(v), ours.mu, ours.nu)
+    found = {}
+    if ours.path.log_gain.size:
+        found = {
+            "optimizer/log_gain": jnp.mean(ours.path.log_gain),
+            "optimizer/straightness": jnp.mean(straightness(ours.path)),
+        }
     normalized = jnp.sqrt(jnp.mean(ours.nu_mass)) / jnp.maximum(jnp.mean(ours.mu_mass), 1e-30)
-    return scalars | {
-        "optimizer/cosine_to_momentum": -_cosine(updates, ours.mu),
-        "optimizer/cosine_to_adam": _cosine(updates, adam),
-        "optimizer/effective_step_size": _rms(updates)
-        / jnp.maximum(_rms(adam) * normalized, 1e-30),
-        "optimizer/skipped": ours.units.skipped.astype(jnp.float32),
-        "memory/norm": optax.tree.norm(ours.memory.matrix),
-        "memory/effective_rank": _effective_rank(ours.memory.matrix),
-        "memory/saturation": jnp.max(ours.memory.mass)
-        / jnp.maximum(jnp.sum(ours.memory.mass, axis=-1).max(), 1e-30),
-    }
+    return (
+        scalars
+        | found
+        | {
+            "optimizer/cosine_to_momentum": -_cosine(updates, ours.mu),
+            "optimizer/cosine_to_adam": _cosine(updates, adam),
+            "optimizer/effective_step_size": _rms(updates)
+            / jnp.maximum(_rms(adam) * normalized, 1e-30),
+            "optimizer/skipped": ours.units.skipped.astype(jnp.float32),
+            "memory/norm": optax.tree.norm(ours.memory.matrix),
+            "memory/effective_rank": _effective_rank(ours.memory.matrix),
+            "memory/saturation": jnp.max(ours.memory.mass)
+            / jnp.maximum(jnp.sum(ours.memory.mass, axis=-1).max(), 1e-30),
+        }
+    )
 
 
 def _effective_rank(matrix: Float[Array, "slots heads r d"]) -> Float[Array, ""]:

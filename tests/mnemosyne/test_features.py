@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mnemosyne import features
+from mnemosyne import features, path
 
 
 def _sample(scale: float = 1.0, history: bool = True) -> features.Sample:
@@ -27,8 +27,10 @@ def test_token_features_do_not_see_the_gradient_scale(history: bool) -> None:
     scaled, scaled_network = features.token_features(_sample(1e-4, history), COUNTS, STATIC)
     np.testing.assert_allclose(base, scaled, atol=1e-5)
     np.testing.assert_allclose(network, scaled_network, atol=1e-5)
-    assert base.shape == (3, features.NUM_TOKEN_FEATURES)
-    assert network.size + features.time_features(jnp.zeros(())).size == features.NUM_GLOBAL_FEATURES
+    looked_back = path.features(path.init(3), jnp.ones((3, path.WIDTH)), COUNTS)
+    assert base.shape[1] + looked_back[0].shape[1] == features.NUM_TOKEN_FEATURES
+    times = features.time_features(jnp.zeros(()))
+    assert network.size + looked_back[1].size + times.size == features.NUM_GLOBAL_FEATURES
 
 
 def test_token_features_degenerate_samples_are_finite_and_bounded() -> None:

@@ -299,6 +299,8 @@ def test_telemetry_reports_the_optimizer_and_its_memory() -> None:
     np.testing.assert_allclose(scalars["optimizer/cosine_to_adam"], 1.0, rtol=1e-5)
     np.testing.assert_allclose(scalars["optimizer/effective_step_size"], 1e-3, rtol=1e-3)
     assert {"memory/norm", "memory/effective_rank", "memory/saturation"} <= set(scalars)
+    assert scalars["optimizer/log_gain"] == 0.0
+    assert 0.3 < scalars["optimizer/straightness"] <= 1.0
     assert all(jnp.shape(value) == () for value in scalars.values())
     plain = jax.jit(telemetry)(optax.adam(1e-3).init(params), updates[-1], params)
     assert set(plain) == {"optimizer/update_rms", "optimizer/update_to_param_ratio"}

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Orthogonalised momentum: what it does to singular values, and what it leaves alone."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,29 +10,30 @@ import optax
 import pytest
 
 import mnemosyne
-from mnemosyne import features, polar
+from mnemosyne import features, layout, polar
 from mnemosyne.controller import MetaParams
-from mnemosyne.layout import MAX_PACKED
 
-SHAPES = [(16, 64), (64, 32), (32, 10), (20, 96), (3, 3, 4, 24), (200, 100), (70, 300)]
+SHAPES = [(16, 64), (64, 32), (32, 10), (20, 96), (3, 3, 4, 24), (300, 100), (144, 300)]
 
 
 def _normal(shape: tuple[int, ...], seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
-def _factor(tiles: jax.Array) -> jax.Array:
-    return polar.inverse_root(tiles @ tiles.swapaxes(1, 2)) @ tiles
+def _factor(matrices: jax.Array, steps: Any = polar._STEPS) -> jax.Array:
+    return polar.inverse_root(matrices @ matrices.swapaxes(1, 2), steps) @ matrices
 
 
-def test_inverse_root_has_singular_values_near_one() -> None:
-    spread = jnp.logspace(-0.5, 0, 16)[:, None]
-    tiles = spread * _normal((5, 16, 64))
-    singular = np.linalg.svd(_factor(tiles), compute_uv=False)
+@pytest.mark.parametrize(("steps", "lowest"), [(polar._LARGE_STEPS, -0.5), (polar._STEPS, -1.0)])
+def test_inverse_root_has_singular_values_near_one(steps: Any, lowest: float) -> None:
+    spread = jnp.logspace(lowest, 0, 16)[:, None]
+    matrices = spread * _normal((5, 16, 64))
+    factor = _factor(matrices, steps)
+    singular = np.linalg.svd(factor, compute_uv=False)
     assert singular.min() > 0.9
     assert singular.max() < 1.1
     # The polar factor X (X^T X)^(-1/2) = U V^T keeps singular vectors: X^T factor is positive.
-    product = np.swapaxes(tiles, 1, 2) @ _factor(tiles)
+    product = np.swapaxes(matrices, 1, 2) @ factor
     np.testing.assert_allclose(product, np.swapaxes(product, 1, 2), atol=1e-3)
     assert np.linalg.eigvalsh(product).min() > -1e-3
 
@@ -48,7 +51,8 @@ def test_factors_have_unit_size_and_ignore_scale(shape: tuple[int, ...]) -> None
     leaf = _normal(shape)
     (factor,) = polar.factors([leaf])
     assert factor.shape == shape
-    assert float(jnp.sqrt(jnp.mean(factor**2))) == pytest.approx(1.0, abs=0.1)
+    # A large tile knows the correlation of its rows from a sample of their columns.
+    assert float(jnp.sqrt(jnp.mean(factor**2))) == pytest.approx(1.0, abs=0.12)
     np.testing.assert_allclose(polar.factors([1e-6 * leaf])[0], factor, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(polar.factors([-leaf])[0], -factor)
 
@@ -60,12 +64,40 @@ def test_factors_of_one_tensor_do_not_depend_on_the_others() -> None:
         np.testing.assert_allclose(polar.factors([leaf])[0], factor, rtol=1e-4, atol=1e-5)
 
 
-def test_factors_of_small_and_large_matrices_follow_one_rule() -> None:
-    """A large matrix is cut by rows alone; one tile wide, a small one is too."""
-    small = _normal((16, 64))
-    large = jnp.tile(small, (MAX_PACKED // small.size + 1, 1))
+def _polar(matrix: np.ndarray) -> np.ndarray:
+    left, _, right = np.linalg.svd(matrix, full_matrices=False)
+    return np.sqrt(max(matrix.shape)) * left @ right
+
+
+@pytest.mark.parametrize("shape", [(24, 100), (100, 24), (3, 3, 4, 24), (2, 5)])
+def test_factors_of_matrices_with_a_short_side_are_those_of_the_whole(
+    shape: tuple[int, ...],
+) -> None:
+    leaf = _normal(shape)
+    expected = _polar(np.asarray(leaf).reshape(-1, shape[-1])).reshape(shape)
+    (factor,) = polar.factors([leaf])
+    np.testing.assert_allclose(factor, expected, atol=0.3)
+    assert np.sum(factor * expected) / expected.size > 0.94
+
+
+def test_factors_of_small_matrices_are_those_of_equal_tiles_of_the_shorter_side() -> None:
+    leaf = _normal((100, 150))
+    (factor,) = polar.factors([leaf])
+    for tile in (slice(0, 50), slice(50, 100)):
+        expected = _polar(np.asarray(leaf[tile]))
+        assert np.sum(factor[tile] * expected) / expected.size > 0.94
+
+
+def test_factors_of_large_matrices_are_those_of_their_rows() -> None:
+    leaf = _normal((140, 130))
+    assert leaf.size > layout.MAX_PACKED
+    (factor,) = polar.factors([leaf])
+    tile = np.asarray(factor[: polar.ROWS]) / np.sqrt(leaf.shape[1])
+    # The correlation of the rows is known from half of their columns.
+    np.testing.assert_allclose(tile @ tile.T, np.eye(polar.ROWS), atol=0.5)
+    alone = leaf.at[polar.ROWS :].set(0.0)
     np.testing.assert_allclose(
-        polar.factors([large])[0][:16], polar.factors([small])[0], rtol=1e-4, atol=1e-5
+        polar.factors([alone])[0][: polar.ROWS], factor[: polar.ROWS], rtol=1e-4, atol=1e-5
     )
 
 
