@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -150,14 +151,17 @@ def inverse_root(
     known = trace > NEGLIGIBLE
     inverse = jnp.where(known, 1.0 / jnp.where(known, trace, 1.0), 0.0)
     identity = jnp.eye(gram.shape[1])
-    # The trace bounds the largest eigenvalue, so that singular values start below 1.
-    gram, power = gram * inverse, identity * jnp.sqrt(inverse)
-    for index, (a, b, c) in enumerate(steps):
-        step = a * identity + b * gram + c * gram @ gram
-        power = step @ power
-        if index < len(steps) - 1:
-            gram = step @ gram @ step
-    return power
+
+    def step(carry: tuple[Array, Array], coefficients: Array) -> tuple[tuple[Array, Array], None]:
+        gram, power = carry
+        a, b, c = coefficients
+        factor = a * identity + b * gram + c * gram @ gram
+        return (factor @ gram @ factor, factor @ power), None
+
+    # The trace bounds the largest eigenvalue, so that singular values start below 1. A loop, and
+    # one product too many at its end, because every product that is unrolled has to be compiled.
+    start = (gram * inverse, identity * jnp.sqrt(inverse))
+    return jax.lax.scan(step, start, jnp.asarray(steps))[0][1]
 
 
 def _rows(leaf: Float[Array, "..."]) -> tuple[Float[Array, "tiles _ m"], Float[Array, "rest m"]]:
