@@ -55,7 +55,7 @@ def base(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
     families = splits.meta_train_families(data_folder)
     held = [held.task for held in splits.validation_benchmarks(data_folder)]
     config = train.MetaTrainConfig(
-        families_per_step=3, learning_rate=2e-3, clip=1.0, frozen=rule.fixed
+        families_per_step=7, learning_rate=1e-3, clip=1.0, frozen=rule.fixed
     )
 
     def make_check(folder: Path) -> Callable[[Theta], list[dict[str, Any]]]:
@@ -83,12 +83,13 @@ def anneal(theta: Theta, power: float = 1.0) -> Theta:
 def orthogonal(theta: Theta) -> Theta:
     """Makes matrices follow their orthogonalised momentum, at six times Adam's first step.
 
-    With a tenth of the fresh gradient and the annealing of :func:`anneal` this is what Muon does,
-    tile by tile. From Adam 1e-3 meta-training would have to find the way there first.
+    With the annealing of :func:`anneal` this is what Muon does, tile by tile, but for the half of
+    the fresh gradient that is added to the momentum. From Adam 1e-3 meta-training would have to
+    find the way there first.
     """
     # The first time feature, t / (t + 3), is 1 after a few updates: it serves as a constant.
     constant = features.input_row("time", 0)
-    skip = theta["skip"].at[constant, 0].add(1.8).at[constant, 1].add(0.1)
+    skip = theta["skip"].at[constant, 0].add(1.8).at[constant, 1].add(0.5)
     return theta | {"skip": skip.at[constant, 4].add(1.2)}
 
 
@@ -97,11 +98,11 @@ def adaptive(theta: Theta) -> Theta:
 
     An update changes the gain by up to a tenth, by less the longer a run lasts: in proportion to
     ``1 / (1 + t / 50)``. Up where the gradient points along the path, down where it points back;
-    the threshold is a turn of -0.003, because a run pays for large first steps later.
+    the threshold is a turn of +0.003, because a run pays for large first steps later.
     """
     turn, size = features.input_row("path", 0), features.NUM_TOKEN_FEATURES
     times = [features.input_row("time", index) for index in range(4)]
-    skip = theta["skip"].at[turn, 5].set(3.3).at[times[0], 5].set(0.1)
+    skip = theta["skip"].at[turn, 5].set(3.3).at[times[0], 5].set(-0.1)
     for row, weight in zip(times[1:], (-1.0, -2.6, -3.0), strict=True):
         skip = skip.at[row, 6].set(weight)
     # The first feature of the network is the size of its weights, in eights of a logarithm.
