@@ -57,6 +57,11 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "runs far beyond the longest of meta-training, with odd extras",
         (*_JUDGED, "horizon"),
     ),
+    "throughput": Benchmark(
+        "experiments.benchmarks.throughput",
+        "env steps a second and seconds to a return, against Brax, evosax and Gymnasium",
+        ("size", "weights", "only", "cache"),
+    ),
 }
 
 
@@ -82,7 +87,7 @@ def run(what: str, options: Options) -> dict[str, Any]:
             flag = field.name.replace("_", "-")
             raise ValueError(f"--{flag} means nothing to the benchmark {what!r}.")
     if not options.weights:
-        for_policies = what in ("policies", "warm-start") and options.algo == "ppo"
+        for_policies = what in ("policies", "warm-start", "throughput") and options.algo == "ppo"
         weights = "mnemosyne-rl" if for_policies else "mnemosyne-base"
         options = dataclasses.replace(options, weights=weights)
     return importlib.import_module(benchmark.module).run(options)

@@ -58,7 +58,8 @@ class Options:
     )
     """Kinds of those networks."""
     only: tuple[str, ...] = ()
-    """Only these optimizers; Adam is always among them."""
+    """Only these optimizers (cost; Adam is always among them) or parts (throughput: ppo, es, gym,
+    shares, envs, seeds)."""
     rounds: int = 7
     """Times that every optimizer takes its turn."""
     max_gib: float = 6.0

@@ -13,10 +13,10 @@ from experiments import benchmarks
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark(benchmarks.Options):
-    """Measure the optimizer: optimizers (curves), policies, warm-start, cost or stability."""
+    """Measure: optimizers (curves), policies, warm-start, cost, stability or throughput."""
 
     what: tyro.conf.Positional[str] = ""
-    """optimizers, policies, warm-start, cost or stability."""
+    """optimizers, policies, warm-start, cost, stability or throughput."""
 
 
 def run(config: Benchmark) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def test_benchmark_optimizers_smoke_writes_rows_table_and_picture(
         (["policies", "--tasks", "mlp"], "--tasks means nothing to the benchmark 'policies'"),
         (["policies", "--rival", "oracle=mnemosyne-rl"], "that name is taken"),
         (["policies", "--sweep", "--algo", "es"], "leave out --algo es"),
+        (["throughput", "--only", "pp"], "--only takes names of ppo, es, gym"),
         (["warm-start", "--split", "hold-out"], "tried on meta-train and validation"),
         (["warm-start", "--size", "small", "--envs", "brax:ant"], "there are brax:inverted_double"),
         (["warm-start", "--algo", "es"], "--algo means nothing to the benchmark 'warm-start'"),
