@@ -7,15 +7,37 @@ seeds are literals where they are used.
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# What an earlier run has compiled must not decide what a test sees, nor may tests fill a home.
-os.environ["MNEMOSYNE_CACHE_DIR"] = ""
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+"""Programs here are compiled more than they run: that takes a sixth of the time with these."""
+
+
+def _share_compiled_programs() -> None:
+    """Has all processes of one run of the suite compile each program once, and quickly.
+
+    Most of the suite's time would be XLA's. The folder begins empty and goes with the run: what an
+    earlier one has compiled must not decide what a test sees, nor may tests fill a home.
+    """
+    os.environ["MNEMOSYNE_CACHE_DIR"] = ""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:  # a worker, or the user's own wish
+        return
+    folder = tempfile.mkdtemp(prefix="mnemosyne-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.03"
+    os.environ.setdefault("XLA_FLAGS", QUICK)
+
+
+_share_compiled_programs()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import ast
 import functools
 import re
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,14 +58,6 @@ def _skip_if_not_installed(block: Block) -> None:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [module]
         for name in filter(None, names):
             pytest.importorskip(name.partition(".")[0])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """Each block compiles one program or two, and runs them for a moment."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ def test_folder_follows_the_variables(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_programs_are_kept_and_read_again(tmp_path: Path) -> None:
     environment = os.environ | {compiled.VARIABLE: str(tmp_path)}
+    del environment["JAX_COMPILATION_CACHE_DIR"]
     for _ in range(2):
         command = [sys.executable, "-c", PROGRAM]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -47,6 +48,7 @@ def test_a_folder_that_cannot_be_made_is_no_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv(compiled.VARIABLE, str(tmp_path / "file" / "below"))
     assert compiled.enable() is None
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,6 @@ TINY += " --ppo.num-envs 4 --ppo.unroll-length 8 --ppo.num-minibatches 2"
 TINY += " --ppo.network.policy-hidden 4 --ppo.network.value-hidden 4 --es.population-size 4"
 TINY += " --es.network.policy-hidden 4 --env probe:observation-action --num-timesteps 3200"
 TIMES = ("walltime", "sps", "_s", "_us_per_update", "time", "run")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def _words(*parts: Any) -> list[str]:

@@ -3,7 +3,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +30,6 @@ from tests.experiments.bowl import Bowl, bench
 
 STEPS = np.asarray([0, 10, 20, 30, 40])
 CURVE = np.asarray([8.0, 4.0, 2.0, 1.0, 0.5])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """Programs here run for a moment."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def _sgd(theta: Any, rate: Any, steps: int) -> optax.GradientTransformation:

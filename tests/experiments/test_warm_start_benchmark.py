@@ -3,7 +3,6 @@
 
 import functools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,6 @@ NETWORK = NetworkConfig(policy_hidden=(4,), value_hidden=(4,))
 TINY = {"num_evaluations": 2, "num_envs": 2, "unroll_length": 4, "num_minibatches": 2}
 TINY |= {"num_updates_per_batch": 2, "network": NETWORK}
 SMALL = mnemosyne.MnemosyneConfig(sample=16, taus=(0.1,), token_size=8, encoder=False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

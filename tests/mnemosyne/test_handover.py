@@ -14,8 +14,6 @@ import mnemosyne
 from mnemosyne import handover, plus
 from tests.mnemosyne import problems
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RATE, STEPS, SWITCH, BETAS = 1e-3, 10, 5, (0.9, 0.99)
 CONFIG = mnemosyne.MnemosyneConfig(
     sample=16,

@@ -13,8 +13,6 @@ import pytest
 import mnemosyne
 from tests.mnemosyne import problems
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Wrap = Callable[[optax.GradientTransformation], optax.GradientTransformation]
 
 

@@ -12,8 +12,6 @@ import pytest
 import mnemosyne
 from tests.mnemosyne import problems
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("coordinate", [False, True])
 def test_paper_modes_start_still_and_then_move(coordinate: bool) -> None:

@@ -42,13 +42,6 @@ PPO: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_in_half_the_time():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def _starts(algorithm, *groups: list[int]) -> list[Any]:
     """The first states of groups of seeds, all of one size."""
     init = jax.jit(jax.vmap(algorithm.init))

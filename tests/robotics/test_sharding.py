@@ -9,8 +9,7 @@ import pytest
 
 from robotics import sharding
 
-# Unoptimized programs compile in a third of the time, and the numbers are the same up to rounding.
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 
 
 @pytest.fixture(scope="module")

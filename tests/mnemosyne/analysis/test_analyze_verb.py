@@ -13,8 +13,6 @@ from mnemosyne.cli import analyze, capacity_report
 from mnemosyne.cli.main import main
 from mnemosyne.meta import estimators
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SMALL = {
     "NORMS": (0.5, 0.7),
     "READ_NORMS": (0.7,),

@@ -7,8 +7,6 @@ import pytest
 from mnemosyne.analysis import capacity, recall
 from mnemosyne.cli.capacity_report import EXAMPLE
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PATTERNS = np.asarray([[0.3 if sign == "1" else -0.3 for sign in row] for row in EXAMPLE])
 STATE = np.full(6, 0.3)
 FLIPPED = STATE * np.asarray([-1, 1, 1, 1, 1, 1])

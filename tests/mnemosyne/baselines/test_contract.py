@@ -14,8 +14,6 @@ from mnemosyne import baselines
 from mnemosyne.baselines import adafactor, lstm
 from tests.mnemosyne.baselines import reference
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NAMES = list(baselines.BASELINES)
 STEPS = 3
 REFERENCES: dict[str, Callable[[Any], reference.Rule]] = {

@@ -11,8 +11,6 @@ import pytest
 
 from mnemosyne.baselines import lstm
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize(
     ("preprocessing", "first", "second"),

@@ -7,11 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from mnemosyne.baselines import adafac_mlp, adafactor, celo2
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 G = np.asarray([[1.0, 2.0, 0.0], [3.0, 4.0, -6.0]], np.float32)
 

@@ -12,8 +12,6 @@ import pytest
 from mnemosyne.meta import estimators
 from mnemosyne.meta.estimators import evolution
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SIGMA, ALL = 0.1, get_args(estimators.EstimatorName)
 
 

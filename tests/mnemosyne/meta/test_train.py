@@ -17,8 +17,6 @@ from mnemosyne.meta import train, unroll, validate
 from mnemosyne.meta.tasks import ClassifyTask, Teacher, mlp_task
 from tests.mnemosyne import problems
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RULE = mnemosyne_rule(problems.SMALL)
 CONFIG = train.MetaTrainConfig(
     outer_steps=4,

@@ -11,8 +11,6 @@ from mnemosyne.meta.tasks import ClassifyTask, Mixture, Rows, Symbols, Teacher, 
 from mnemosyne.meta.tasks.mlp import ACTIVATIONS
 from mnemosyne.meta.tasks.varied import DrawnMLP
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEYS = jax.random.split(jax.random.key(0), 64)
 
 
