@@ -23,9 +23,6 @@ from envs.checker import check
 
 ROBOTS = Path(__file__).parent / "robots"
 NUM_LANES, NUM_STEPS, TIME_LIMIT = 3, 24, 16
-QUICK = {"xla_cpu_use_fusion_emitters": False}
-"""The emitters of fused loops take three quarters of the time that compilation takes."""
-
 # A cart of 2 kg on a frictionless rail; force -4 N at action -1, 8 N at action 1.
 CART = """
 <mujoco>
@@ -58,8 +55,35 @@ RANDOM_MASS = """
 """
 
 
+# A mass of 2 kg on an upright rail, 5 cm above the floor; force -4 N at action -1, 20 N at 1.
+LANDER = """
+<mujoco>
+  <option timestep="0.005" iterations="4" ls_iterations="8"/>
+  <worldbody>
+    <geom type="plane" size="4 4 1"/>
+    <body name="mass" pos="0 0 0.1">
+      <joint name="height" type="slide" axis="0 0 1"/>
+      <geom type="sphere" size="0.1" mass="2"/>
+    </body>
+  </worldbody>
+  <actuator><motor joint="height" ctrlrange="-4 20"/></actuator>
+  <keyframe><key qpos="0.05"/></keyframe>
+</mujoco>
+"""
+LAND = """
+from envs.mujoco_task import Task
+
+class Land(Task):
+    dt = 0.02
+    def reward(self, data, action):
+        return 1.0 + data.qvel[0] - 0.01 * action[0] ** 2
+    def metrics(self, data):
+        return {"x_position": data.qpos[0]}
+"""
+
+
 class Played(NamedTuple):
-    """The hopper with random actions: first states [lane], later states [lane, time]."""
+    """A robot with random actions: first states [lane], later states [lane, time]."""
 
     env: Any
     first: Any
@@ -67,10 +91,8 @@ class Played(NamedTuple):
     actions: jax.Array
 
 
-@pytest.fixture(scope="module")
-def hopper() -> Played:
-    """One compiled program for all tests of the hopper, as compiling is what takes time."""
-    env = envs.make(f"mujoco:{ROBOTS / 'hopper.xml'}")
+def _play(env: Env, largest: float) -> Played:
+    """One compiled program for all tests of a robot, as compiling is what takes time."""
     wrapped = EpisodeWrapper(env, TIME_LIMIT)
 
     def lane(key, actions):
@@ -84,10 +106,33 @@ def hopper() -> Played:
 
     keys = jax.random.split(jax.random.key(0), NUM_LANES)
     shape = (NUM_LANES, NUM_STEPS, env.action_size)
-    # Weak enough for the robot to land and to stay on its foot until the time limit.
-    actions = jax.random.uniform(jax.random.key(1), shape, minval=-0.2, maxval=0.2)
-    play = jax.jit(jax.vmap(lane), compiler_options=QUICK)
-    return Played(env, *play(keys, actions), actions)
+    actions = jax.random.uniform(jax.random.key(1), shape, minval=-largest, maxval=largest)
+    return Played(env, *jax.jit(jax.vmap(lane))(keys, actions), actions)
+
+
+@pytest.fixture(scope="module")
+def lander(tmp_path_factory) -> Played:
+    """Some of its actions are too large."""
+    folder = tmp_path_factory.mktemp("lander")
+    (folder / "lander.xml").write_text(LANDER)
+    (folder / "lander.py").write_text(LAND)
+    return _play(envs.make(f"mujoco:{folder / 'lander.xml'}"), 1.3)
+
+
+@pytest.fixture(scope="module")
+def hopper() -> Played:
+    """Its actions are weak enough for it to land and to stay on its foot until the time limit."""
+    return _play(envs.make(f"mujoco:{ROBOTS / 'hopper.xml'}"), 0.2)
+
+
+@pytest.fixture
+def played(request) -> Played:
+    return request.getfixturevalue(request.param)
+
+
+both = pytest.mark.parametrize(
+    "played", ["lander", pytest.param("hopper", marks=pytest.mark.slow)], indirect=True
+)
 
 
 @pytest.fixture
@@ -102,84 +147,84 @@ def robot(tmp_path):
     return write
 
 
-def test_hopper_is_an_env_with_the_sizes_of_its_model(hopper):
-    assert isinstance(hopper.env, Env)
-    assert (hopper.env.observation_size, hopper.env.action_size) == (11, 3)
-    assert (hopper.env.dt, hopper.env.episode_length) == (0.02, 500)
-    assert hopper.first.obs.shape == (NUM_LANES, 11)
-    assert jax.tree.structure(hopper.first) == jax.tree.structure(hopper.states)
-    for leaf in jax.tree.leaves(hopper.states):
+SIZES = {"lander": (2, 1, 0.02, 1000), "hopper": (11, 3, 0.02, 500)}
+
+
+@both
+def test_robot_is_an_env_with_the_sizes_of_its_model(played):
+    assert isinstance(played.env, Env)
+    sizes = (played.env.observation_size, played.env.action_size)
+    sizes += (played.env.dt, played.env.episode_length)
+    assert sizes == SIZES[Path(played.env.name).stem]
+    assert played.first.obs.shape == (NUM_LANES, sizes[0])
+    assert jax.tree.structure(played.first) == jax.tree.structure(played.states)
+    for leaf in jax.tree.leaves(played.states):
         assert not leaf.weak_type
-    assert bool(jnp.isfinite(hopper.states.obs).all())
-    assert len({tuple(row) for row in np.asarray(hopper.first.obs)}) == NUM_LANES
+    assert bool(jnp.isfinite(played.states.obs).all())
+    assert len({tuple(row) for row in np.asarray(played.first.obs)}) == NUM_LANES
 
 
-def test_hopper_reward_and_position_are_those_of_the_task(hopper):
-    running = np.asarray(hopper.states.done) == 0  # after a restart physics is already the new one
-    qpos, qvel = (np.asarray(getattr(hopper.states.physics, name)) for name in ("qpos", "qvel"))
-    reward = 1.0 + qvel[..., 0] - 0.01 * np.square(hopper.actions).sum(axis=-1)
-    np.testing.assert_allclose(hopper.states.reward[running], reward[running], atol=1e-6)
-    x = np.asarray(hopper.states.metrics["x_position"])
+@both
+def test_robot_reward_and_position_are_those_of_the_task(played):
+    running = np.asarray(played.states.done) == 0  # after a restart physics is already the new one
+    qpos, qvel = (np.asarray(getattr(played.states.physics, name)) for name in ("qpos", "qvel"))
+    actions = np.clip(played.actions, -1.0, 1.0)
+    reward = 1.0 + qvel[..., 0] - 0.01 * np.square(actions).sum(axis=-1)
+    np.testing.assert_allclose(played.states.reward[running], reward[running], atol=1e-6)
+    x = np.asarray(played.states.metrics["x_position"])
     np.testing.assert_array_equal(x[running], qpos[..., 0][running])
-    truncation = np.asarray(hopper.states.info["truncation"])
+    truncation = np.asarray(played.states.info["truncation"])
     assert truncation[:, TIME_LIMIT - 1].all() and truncation.sum() == NUM_LANES
 
 
 def _in_c(played: Played, lane: int, gravity: float = -9.81) -> np.ndarray:
     """Positions [time, nq] that MuJoCo's C code makes of a lane's first state and actions."""
     mujoco = _mujoco.module()
-    model = mujoco.MjModel.from_xml_path(str(ROBOTS / "hopper.xml"))
+    model = mujoco.MjModel.from_xml_path(played.env.name.removeprefix("mujoco:"))
+    low, high = model.actuator_ctrlrange.T
     model.opt.gravity[2] = gravity
     data = mujoco.MjData(model)
     data.qpos[:] = played.first.physics.qpos[lane]
     data.qvel[:] = played.first.physics.qvel[lane]
     positions = []
     for action in np.asarray(played.actions[lane])[: TIME_LIMIT - 1]:
-        data.ctrl[:] = action  # the model's control range is [-1, 1]
+        data.ctrl[:] = low + (np.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low)
         mujoco.mj_step(model, data, 4)
         positions.append(data.qpos.copy())
     return np.stack(positions)
 
 
-def test_hopper_moves_as_in_mujocos_c_code_through_its_first_contacts(hopper):
+@both
+def test_robot_moves_as_in_mujocos_c_code_through_its_first_contacts(played):
     for lane in range(NUM_LANES):
-        ours = np.asarray(hopper.states.physics.qpos[lane])[: TIME_LIMIT - 1]
-        theirs = _in_c(hopper, lane)
+        ours = np.asarray(played.states.physics.qpos[lane])[: TIME_LIMIT - 1]
+        theirs = _in_c(played, lane)
         # 1e-5 after 15 steps of 4 simulator steps each, in float32 against float64.
         np.testing.assert_allclose(ours, theirs, atol=5e-5)
         # The comparison can fail: a hundredth more gravity is seen.
-        assert np.abs(ours - _in_c(hopper, lane, gravity=-9.91)).max() > 2e-4
-    assert np.asarray(hopper.states.physics._impl.contact.dist).min() < 0.0  # it has landed
+        assert np.abs(ours - _in_c(played, lane, gravity=-9.91)).max() > 2e-4
+    assert np.asarray(played.states.physics._impl.contact.dist).min() < 0.0  # it has landed
 
 
-def test_hopper_can_be_drawn_without_opengl(hopper):
-    physics = jax.tree.map(lambda leaf: leaf[0], hopper.first.physics)
-    assert hopper.env.qpos(physics).shape == (hopper.env.model.nq,)
-    ends, radii = hopper.env.segments(physics)
+def test_hopper_can_be_drawn_without_opengl():
+    env = envs.make(f"mujoco:{ROBOTS / 'hopper.xml'}")
+    physics = types.SimpleNamespace(qpos=jnp.asarray(env.model.qpos0, jnp.float32))
+    assert env.qpos(physics).shape == (env.model.nq,)
+    ends, radii = env.segments(physics)
     # The model file: torso 0.3 m, thigh and shin 0.4 m, foot 0.3 m long; the floor is left out.
     lengths = np.linalg.norm(ends[:, 1] - ends[:, 0], axis=-1)
     np.testing.assert_allclose(lengths, [0.3, 0.4, 0.4, 0.3], atol=1e-6)
     np.testing.assert_allclose(radii, [0.06, 0.05, 0.04, 0.05])
 
 
-def _one_step(env: Env, *actions: float) -> tuple[Any, Any]:
-    """First states and those after one step with each action, [lane]."""
-
-    def play(key, action):
-        start = env.reset(key)
-        return start, env.step(start, action)
-
-    keys = jax.random.split(jax.random.key(0), len(actions))
-    return jax.jit(jax.vmap(play), compiler_options=QUICK)(keys, jnp.asarray(actions)[:, None])
-
-
-def test_actions_span_the_control_range_and_episodes_start_at_the_keyframe(robot):
-    env = envs.make(robot())
-    assert (env.dt, env.observation_size) == (0.01, 2)
-    start, after = _one_step(env, -1.0, 0.0, 1.0, 3.0)
-    np.testing.assert_allclose(start.obs, [[0.5, 0.0]] * 4)
-    forces = np.asarray([-4.0, 2.0, 8.0, 8.0])
-    np.testing.assert_allclose(after.reward, forces / 2.0 * 0.01, rtol=1e-5)
+def test_episodes_start_near_the_keyframe_and_actions_span_the_control_range(lander):
+    np.testing.assert_allclose(lander.first.obs, [[0.05, 0.0]] * NUM_LANES, atol=0.01)
+    # Before it lands, a step changes its speed by (force / 2 kg - 9.81 m/s^2) x 0.02 s.
+    speed = np.asarray(lander.first.obs)[:, 1]
+    forces = 8.0 + 12.0 * np.clip(lander.actions[:, 0, 0], -1.0, 1.0)
+    expected = speed + (forces / 2.0 - 9.81) * 0.02
+    np.testing.assert_allclose(lander.states.obs[:, 0, 1], expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(lander.actions).max() > 1.0
 
 
 def test_randomized_robot_keeps_its_mass_until_the_episode_restarts(robot):
@@ -197,7 +242,7 @@ def test_randomized_robot_keeps_its_mass_until_the_episode_restarts(robot):
         return jax.lax.scan(advance, first, None, length=6)[1]
 
     keys = jax.random.split(jax.random.key(0), 4)
-    found = np.asarray(jax.jit(jax.vmap(masses), compiler_options=QUICK)(keys))
+    found = np.asarray(jax.jit(jax.vmap(masses))(keys))
     assert (found > 1.0).all() and (found < 2.0).all()
     np.testing.assert_allclose(found[:, :3], np.tile(found[:, :1], 3), rtol=1e-4)
     np.testing.assert_allclose(found[:, 3:], np.tile(found[:, 3:4], 3), rtol=1e-4)
@@ -210,10 +255,11 @@ def double_mass(key, model):
 
 def test_randomize_option_takes_the_place_of_the_tasks_own(robot, monkeypatch):
     monkeypatch.setitem(sys.modules, "my_robots", types.SimpleNamespace(double=double_mass))
-    env = envs.make(robot(PUSH + RANDOM_MASS), randomize="my_robots:double")
-    assert env.randomize is double_mass
-    _, after = _one_step(envs.make(robot(PUSH + RANDOM_MASS), randomize=double_mass), 1.0)
-    np.testing.assert_allclose(after.reward, 8.0 / 4.0 * 0.01, rtol=1e-5)
+    for option in ("my_robots:double", double_mass):
+        env = envs.make(robot(PUSH + RANDOM_MASS), randomize=option)
+        assert env.randomize is double_mass
+        (mass,) = randomization.draw(env.randomize, jax.random.key(0), env.mjx_model).values()
+        np.testing.assert_array_equal(mass, 2.0 * env.mjx_model.body_mass)
 
 
 def test_batched_randomization_is_that_of_brax_and_playground(robot):
@@ -245,7 +291,7 @@ def test_exploding_simulation_ends_its_episode_with_finite_numbers(robot):
 
         return jax.lax.scan(advance, start, None, length=8)[1]
 
-    states = jax.jit(play, compiler_options=QUICK)(jax.random.key(0))
+    states = jax.jit(play)(jax.random.key(0))
     # v = 0.04 n after n steps of 0.01 s: 0.504 m after four, 0.506 m after five.
     assert np.asarray(states.metrics["diverged"])[:5].tolist() == [0.0, 0.0, 0.0, 0.0, 1.0]
     assert np.asarray(states.done)[:5].tolist() == [0.0, 0.0, 0.0, 0.0, 1.0]

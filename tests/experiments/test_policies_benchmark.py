@@ -4,7 +4,6 @@
 import functools
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +42,6 @@ TINY = {
     "num_updates_per_batch": 2,
     "network": NetworkConfig(policy_hidden=(4,), value_hidden=(4,)),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """Programs here run for a moment."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
@@ -333,17 +324,25 @@ def test_names_of_rivals_are_taken_once() -> None:
 # Runs.
 
 
-def test_runner_is_a_plain_loop_for_every_lane() -> None:
+CELL = make_cell("probe:observation-action", "ppo", 2, **TINY)
+
+
+@pytest.fixture(scope="module")
+def found() -> list[runs.Runs]:
+    """Two seeds under two settings of Adam and one that is none, in one program."""
+    settings = [AdamSettings(1e-2), AdamSettings(3e-2, 0.9, 0.99), AdamSettings(math.nan)]
+    tried = [rules.adam(str(i), s) for i, s in enumerate(settings)]
+    runner = runs.Runner(CELL)
+    found = runner(tried, [3, 4], 8)  # two lanes are there to fill up
+    assert len(runner._programs) == 1
+    return found
+
+
+def test_runner_is_a_plain_loop_for_every_lane(found: list[runs.Runs]) -> None:
     from robotics.evaluate import make_evaluate
     from robotics.run import evaluation_keys
 
-    cell = make_cell("probe:observation-action", "ppo", 2, **TINY)
-    settings = [AdamSettings(1e-2), AdamSettings(3e-2, 0.9, 0.99)]
-    tried = [rules.adam(str(i), s) for i, s in enumerate(settings)]
-    runner = runs.Runner(cell)
-    found = runner(tried, [3, 4], 6)  # two lanes are there to fill up
-    assert len(runner._programs) == 1
-    env, keys = cell.env(), runs.seed_keys([4])
+    cell, env, keys = CELL, CELL.env(), runs.seed_keys([4])
     algorithm = cell.algorithm(env, optax.adam(3e-2, 0.9, 0.99))
     state = jax.jit(jax.vmap(algorithm.init))(keys)
     epoch = jax.jit(jax.vmap(algorithm.epoch))
@@ -358,11 +357,8 @@ def test_runner_is_a_plain_loop_for_every_lane() -> None:
     assert found[0].finite.tolist() == [True, True] and found[0].kl.shape == (2, 2)
 
 
-def test_runner_marks_diverged_runs_and_lets_the_others_be() -> None:
-    cell = make_cell("probe:value", "ppo", 1, **TINY)
-    tried = [rules.adam("fine", AdamSettings(1e-3)), rules.adam("not", AdamSettings(math.nan))]
-    fine, diverged = runs.Runner(cell)(tried, [0], 2)
-    assert fine.finite.tolist() == [True] and diverged.finite.tolist() == [False]
+def test_runner_marks_diverged_runs_and_lets_the_others_be(found: list[runs.Runs]) -> None:
+    assert [one.finite.tolist() for one in found] == [[True] * 2, [True] * 2, [False] * 2]
 
 
 def test_withheld_extras_do_not_reach_the_optimizer() -> None:

@@ -85,9 +85,9 @@ def test_update_without_adaptive_steps_keeps_no_path() -> None:
     config = mnemosyne.MnemosyneConfig(sample=16, chunk=(2, 2), adaptive=False)
     optimizer = mnemosyne.scale_by_mnemosyne(problems.meta_params(config), config)
     params = problems.pair()
-    state = optimizer.init(params)
+    state = jax.eval_shape(optimizer.init, params)
     assert state.path.drift.size == 0
-    _, state = optimizer.update(params, state, params)
+    _, state = jax.eval_shape(optimizer.update, params, state, params)
     assert state.path.drift.size == 0
 
 

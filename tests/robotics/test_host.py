@@ -205,7 +205,7 @@ def _ppo(env, optimizer=None, **changes):
 
 
 def _state(algorithm, count):
-    return jax.vmap(algorithm.init)(_keys(count))
+    return jax.jit(jax.vmap(algorithm.init))(_keys(count))
 
 
 @pytest.fixture(scope="module")
