@@ -125,7 +125,8 @@ def from_meta_params(
     if weight_decay > 0:
         # The core already has the sign of a descent step, hence the minus.
         parts.append(optax.add_decayed_weights(-1e-3 * weight_decay, mask))
-    if callable(learning_rate) or learning_rate != 1.0:
+    # Under optax.inject_hyperparams it is traced, and cannot be compared.
+    if not (isinstance(learning_rate, int | float) and learning_rate == 1.0):
         parts.append(optax.scale_by_learning_rate(learning_rate, flip_sign=False))
     return optax.with_extra_args_support(optax.chain(*parts)) if len(parts) > 1 else core
 

@@ -5,6 +5,7 @@ These tests pay for compilation, little else. So they share :func:`update`, whic
 that varies as data, and what happens between two updates is NumPy.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,17 @@ DEFAULT = mnemosyne.MnemosyneConfig()
 SMALL = mnemosyne.MnemosyneConfig(sample=16, chunk=(2, 2))
 """For what does not depend on the size of the network; has the widths of the default one."""
 
+LEAN = dataclasses.replace(
+    SMALL, taus=(0.1,), encoder=False, cross_token=False, residual=False, polar=False
+)
+"""For what needs any network that learns; compiles in a third of the time."""
+
+long_jit = functools.partial(
+    jax.jit,
+    compiler_options={"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True},
+)
+"""``jit`` for the few programs that run for longer than they compile, whatever the others get."""
+
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 """``step(grads, state, params) -> (updates, state)``."""
 
@@ -37,15 +49,22 @@ def tree(seed: int = 0) -> dict[str, np.ndarray]:
     return jax.tree.map(lambda x: np.float32(0.3) * x, _normal(seed, SHAPES))
 
 
+@functools.cache
+def small() -> optax.GradientTransformationExtraArgs:
+    """The small network; its update is one program for all who call it with equal shapes."""
+    optimizer = mnemosyne.from_meta_params(meta_params(SMALL), SMALL)
+    return optax.GradientTransformationExtraArgs(optimizer.init, jax.jit(optimizer.update))
+
+
 def pair(seed: int = 0) -> dict[str, jax.Array]:
-    """A vector and a small matrix, for updates that are not compiled as a whole."""
+    """A vector and a small matrix."""
     return jax.tree.map(lambda x: jnp.asarray(0.3 * x), _normal(seed, PAIR_SHAPES))
 
 
 @functools.cache
 def untrained(config: mnemosyne.MnemosyneConfig = DEFAULT) -> mnemosyne.optimizer.MetaParams:
     """Fresh meta-parameters."""
-    return mnemosyne.init_meta_params(jax.random.key(0), config)
+    return jax.jit(mnemosyne.init_meta_params, static_argnums=1)(jax.random.key(0), config)
 
 
 @functools.cache
@@ -136,25 +155,21 @@ def same_program(one: Callable[..., Any], other: Callable[..., Any], *arguments:
     return len(texts) == 1
 
 
-def two_updates(
-    optimizer: optax.GradientTransformation, params: Any, like: Any = None, jit: bool = False
-) -> Any:
+def two_updates(optimizer: optax.GradientTransformation, params: Any, like: Any = None) -> Any:
     """Two updates on noisy gradients.
 
     Args:
       optimizer: any optax transformation.
       params: of the transformation.
       like: what gradients are taken of, if not of ``params``.
-      jit: compile the update; otherwise it is traced in the same way, but run piece by piece.
 
     Returns:
       Parameters afterwards.
     """
     state = optimizer.init(params)
-    update = jax.jit(optimizer.update) if jit else optimizer.update
     for index in range(2):
         grads = jax.tree.map(jnp.asarray, noisy_gradient(params if like is None else like, index))
         jax.eval_shape(optimizer.update, grads, state, params)
-        updates, state = update(grads, state, params)
+        updates, state = optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
     return params

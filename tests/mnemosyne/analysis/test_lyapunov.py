@@ -145,7 +145,8 @@ def test_ftle_toy_separates_useful_from_useless_gradients() -> None:
 
     for theta, (exponent, spread, _, es_spread) in TOY.items():
         exponents, gradients = map(np.asarray, measure(np.asarray(theta) + noise))
-        np.testing.assert_allclose(exponents.mean(), exponent, atol=2e-3)
+        # 5 sigma of the mean, as rounding alone leads chaotic runs elsewhere, and three digits.
+        np.testing.assert_allclose(exponents.mean(), exponent, atol=5e-3)
         # At (0, 0), the transition, the exponent is mild but the tails are heavy.
         if theta != (0.0, 0.0):
             assert (gradients.std() > 1e6 * es_spread) == (exponent > 0.1)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mnemosyne.baselines import star
+from tests.mnemosyne import problems
 
 SEEDS = 12
 
@@ -81,7 +82,8 @@ def outcomes() -> dict[str, Outcome]:
 
     cases = jax.tree.map(lambda *xs: np.asarray(xs, np.float32), *CASES.values())
     keys = jax.random.split(jax.random.key(0), SEEDS)
-    out = jax.device_get(jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(cases, keys))
+    every = problems.long_jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))
+    out = jax.device_get(every(cases, keys))
     return {name: jax.tree.map(lambda x, i=i: x[i], out) for i, name in enumerate(CASES)}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mnemosyne.meta import estimators
+from tests.mnemosyne import problems
 from tests.mnemosyne.analysis import toy
 
 DIM = 23
@@ -71,7 +72,7 @@ def _descend(
         theta = theta - 1e-4 * gradient
         return (theta, states), theta
 
-    @jax.jit
+    @problems.long_jit
     def run(theta: jax.Array, keys: jax.Array) -> jax.Array:
         states = _init(estimator, system, theta, workers)
         return jax.lax.scan(step, (theta, states), keys)[1]
@@ -94,7 +95,7 @@ def _contributions(
         alone = jax.tree.map(lambda x: x[:, None], contributions)
         return states, jax.vmap(estimator.gradient)(alone)
 
-    @jax.jit
+    @problems.long_jit
     def run(keys: jax.Array) -> jax.Array:
         return jax.lax.scan(step, _init(estimator, system, theta, pairs), keys)[1]
 
@@ -219,7 +220,7 @@ def _tune_rates(
         carry, _ = jax.lax.scan(step, carry, keys)
         return carry, toy.meta_loss(carry[0])
 
-    @jax.jit
+    @problems.long_jit
     def run(theta: jax.Array, keys: jax.Array) -> jax.Array:
         states = _init(estimator, system, theta, workers)
         start = (theta, (jnp.zeros(2), jnp.zeros(2)), jnp.zeros(()), states)

@@ -11,13 +11,13 @@ import numpy as np
 import optax
 import pytest
 
-from mnemosyne import features
+from mnemosyne import MnemosyneConfig, features
 from mnemosyne.learned import LearnedOptimizer, mnemosyne_rule
 from mnemosyne.meta import train, unroll, validate
 from mnemosyne.meta.tasks import ClassifyTask, Teacher, mlp_task
 from tests.mnemosyne import problems
 
-RULE = mnemosyne_rule(problems.SMALL)
+RULE = mnemosyne_rule(problems.LEAN)
 CONFIG = train.MetaTrainConfig(
     outer_steps=4,
     estimator="pes",
@@ -46,7 +46,7 @@ def families(task: ClassifyTask) -> train.Families:
 def states(families: train.Families) -> list[train.OuterState]:
     """The state before the first outer step and after each of three; the last one made twice."""
     outer_step = jax.jit(train.make_outer_step(families, CONFIG))
-    states = [train.init(families, problems.untrained(problems.SMALL), CONFIG)]
+    states = [train.init(families, problems.untrained(problems.LEAN), CONFIG)]
     for previous in (0, 1, 2, 2):
         states.append(outer_step(states[previous], 1e-3)[0])
     return states
@@ -68,7 +68,7 @@ def test_outer_step_leaves_fixed_weights_alone(states: list[train.OuterState]) -
 def test_outer_step_works_on_as_many_families_as_asked(families: train.Families) -> None:
     twins = {"one": families["tiny"], "two": families["tiny"]}
     config = dataclasses.replace(CONFIG, families_per_step=1)
-    state = train.init(twins, problems.untrained(problems.SMALL), config)
+    state = train.init(twins, problems.untrained(problems.LEAN), config)
     moved, metrics = jax.jit(train.make_outer_step(twins, config))(state, 1e-3)
     left_out = [bool(np.isnan(metrics[f"meta/loss/{name}"])) for name in twins]
     assert sorted(left_out) == [False, True]
@@ -82,15 +82,14 @@ def test_init_workers_are_out_of_step(task: ClassifyTask) -> None:
     system = unroll.make_system(task, RULE, horizon, PLAIN)
     config = dataclasses.replace(CONFIG, num_workers=4)
     families = {"tiny": system}
-    state = train.init(families, problems.untrained(problems.SMALL), config)
+    state = train.init(families, problems.untrained(problems.LEAN), config)
     assert state.workers[0].plus.trial.horizon.tolist() == [10, 20, 30, 40]
 
 
-@pytest.fixture(scope="module")
-def whole(task: ClassifyTask) -> Callable[..., Any]:
-    """``whole(theta)``: the loss of a problem of one truncation and its gradient by theta."""
+def _value_and_gradient(task: ClassifyTask, network: MnemosyneConfig) -> Callable[..., Any]:
+    """``f(theta)``: the loss of a problem of one truncation and its gradient by theta."""
     horizon = unroll.Horizon(shortest=6, longest=6, truncation=6)
-    system = unroll.make_system(task, RULE, horizon, PLAIN)
+    system = unroll.make_system(task, mnemosyne_rule(network), horizon, PLAIN)
 
     def value(theta: Any) -> Any:
         return system.advance(theta, system.reset(theta, jax.random.key(7), 1.0))[1]
@@ -98,9 +97,24 @@ def whole(task: ClassifyTask) -> Callable[..., Any]:
     return jax.jit(jax.value_and_grad(value))
 
 
-def test_gradient_of_a_whole_problem_is_exact(whole: Callable[..., Any]) -> None:
+@pytest.fixture(scope="module")
+def whole(task: ClassifyTask) -> Callable[..., Any]:
+    return _value_and_gradient(task, problems.LEAN)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(problems.LEAN, id="lean"),
+        pytest.param(problems.SMALL, id="whole", marks=pytest.mark.slow),
+    ],
+)
+def test_gradient_of_a_whole_problem_is_exact(
+    network: MnemosyneConfig, task: ClassifyTask, whole: Callable[..., Any]
+) -> None:
     """Its norm is the slope of the loss along itself, dead inputs or not."""
-    theta = problems.meta_params(problems.SMALL)
+    whole = whole if network == problems.LEAN else _value_and_gradient(task, network)
+    theta = problems.meta_params(network)
     unseen = features.input_row("kl", 0)
     value, gradient = whole(theta)
     length = problems.norm(gradient)
@@ -114,28 +128,15 @@ def test_gradient_of_a_whole_problem_is_exact(whole: Callable[..., Any]) -> None
     np.testing.assert_allclose(length, (ahead - behind) / (2 * step), rtol=0.02)
 
 
-UNOPTIMIZED = {"xla_backend_optimization_level": 0}
-"""Compiling is most of the time of some tests."""
-
-
 def test_gradient_is_the_same_whatever_the_backward_pass_keeps(
-    task: ClassifyTask, monkeypatch: pytest.MonkeyPatch
+    task: ClassifyTask, whole: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What it does not depend on is left out: compiling three passes is most of the time.
-    network = dataclasses.replace(problems.SMALL, encoder=False, residual=False, polar=False)
-    theta = problems.meta_params(network)
-    horizon = unroll.Horizon(shortest=4, longest=4, truncation=4)
-
-    def gradient() -> Any:
-        system = unroll.make_system(task, mnemosyne_rule(network), horizon, PLAIN)
-        start = system.reset(theta, jax.random.key(7), 1.0)
-        slope = jax.grad(lambda theta: system.advance(theta, start)[1])
-        return jax.jit(slope, compiler_options=UNOPTIMIZED)(theta)
-
-    whole = gradient()
+    theta = problems.meta_params(problems.LEAN)
+    _, gradient = whole(theta)
     monkeypatch.setattr(unroll, "KEPT", 0)
     monkeypatch.setattr(unroll, "BLOCK", 2)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, gradient())
+    _, again = _value_and_gradient(task, problems.LEAN)(theta)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient, again)
 
 
 @pytest.fixture(scope="module")
@@ -147,14 +148,14 @@ def trial(task: ClassifyTask) -> unroll.Trial:
 @pytest.fixture(scope="module")
 def start(task: ClassifyTask) -> Callable[..., Any]:
     """``start(trial)``: the inner problem before its first update."""
-    theta = problems.untrained(problems.SMALL)
+    theta = problems.untrained(problems.LEAN)
     return jax.jit(lambda trial: unroll.start(task, trial, RULE, theta))
 
 
 @pytest.fixture(scope="module")
 def piece(task: ClassifyTask) -> Callable[..., Any]:
     """``piece(inner, trial, first, steps)``: some updates of the inner problem."""
-    theta = problems.meta_params(problems.SMALL)
+    theta = problems.meta_params(problems.LEAN)
 
     def run(inner: Any, trial: unroll.Trial, first: Any, steps: int) -> Any:
         return unroll.unroll(task, RULE, theta, inner, trial, first, steps)
