@@ -54,9 +54,7 @@ def base(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
     """Supervised: small networks, starting from annealed Adam, by BPTT through 200 updates."""
     families = splits.meta_train_families(data_folder)
     held = [held.task for held in splits.validation_benchmarks(data_folder)]
-    config = train.MetaTrainConfig(
-        families_per_step=7, learning_rate=1e-3, clip=1.0, frozen=rule.fixed
-    )
+    config = train.MetaTrainConfig(learning_rate=1e-3, clip=1.0, frozen=rule.fixed)
 
     def make_check(folder: Path) -> Callable[[Theta], list[dict[str, Any]]]:
         envelopes = validate.make_envelopes(held, _cache_for(held, folder / "envelopes"))

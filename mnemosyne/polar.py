@@ -150,7 +150,7 @@ def inverse_root(
     trace = jnp.trace(gram, axis1=1, axis2=2)[:, None, None]
     known = trace > NEGLIGIBLE
     inverse = jnp.where(known, 1.0 / jnp.where(known, trace, 1.0), 0.0)
-    identity = jnp.eye(gram.shape[1])
+    identity = jnp.eye(gram.shape[1], dtype=gram.dtype)
 
     def step(carry: tuple[Array, Array], coefficients: Array) -> tuple[tuple[Array, Array], None]:
         gram, power = carry
@@ -161,7 +161,7 @@ def inverse_root(
     # The trace bounds the largest eigenvalue, so that singular values start below 1. A loop, and
     # one product too many at its end, because every product that is unrolled has to be compiled.
     start = (gram * inverse, identity * jnp.sqrt(inverse))
-    return jax.lax.scan(step, start, jnp.asarray(steps))[0][1]
+    return jax.lax.scan(step, start, jnp.asarray(steps, gram.dtype))[0][1]
 
 
 def _rows(leaf: Float[Array, "..."]) -> tuple[Float[Array, "tiles _ m"], Float[Array, "rest m"]]:

@@ -51,6 +51,10 @@ def test_inverse_root_knows_a_zero_tile_and_its_slope() -> None:
     assert jnp.all(jnp.isfinite(pullback(jnp.ones_like(tiles))[0]))
 
 
+def test_inverse_root_keeps_its_dtype_where_the_default_is_double(x64: None) -> None:
+    assert _factor(_normal((1, 16, 64))).dtype == jnp.float32
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_factors_have_unit_size_and_ignore_scale(shape: tuple[int, ...]) -> None:
     leaf = _normal(shape)
