@@ -116,9 +116,9 @@ def test_withheld_extras_do_not_reach_the_optimizer() -> None:
 
 
 def test_fingerprint_tells_another_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
-    from robotics.ppo import learn
+    from robotics.ppo import samples
 
     before = runs.fingerprint()
-    gae = learn.compute_gae
-    monkeypatch.setattr(learn, "compute_gae", lambda *a: gae(*a[:-1], 0.9 * a[-1]))
+    gae = samples.compute_gae
+    monkeypatch.setattr(samples, "compute_gae", lambda *a: gae(*a[:-1], 0.9 * a[-1]))
     assert runs.fingerprint.__wrapped__() != before
