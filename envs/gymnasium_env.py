@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Any Gymnasium id as a host environment: ``gym:HalfCheetah-v5``, ``gym:CartPole-v1``, ...
 
-A batch is cut into shards, each a ``gymnasium.vector.SyncVectorEnv`` (see
-:mod:`envs.gymnasium_worker`): one in this process, or one in each of as many processes as there are
-cores where a step is worth a message. What an environment does depends on its own seed only, so the
-number of processes changes the speed and nothing else.
+A batch is cut into shards (:mod:`envs.gymnasium_shards`), each a ``gymnasium.vector.SyncVectorEnv``
+(:mod:`envs.gymnasium_worker`): one in this process, or one in each of as many processes as there
+are cores where a step is worth a message. What an environment does depends on its own seed only, so
+the number of processes changes the speed and nothing else.
 
 What the adapter settles: restarts happen in the step that ends an episode and the observation
 before them is kept (Gymnasium's default gives it one step later, with an action that is ignored);
@@ -14,15 +14,10 @@ an environment without a time limit gets one, or an evaluation might never end.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
-import os
-import subprocess
-import sys
 import time
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +26,7 @@ import numpy as np
 from envs import gymnasium_worker as worker
 from envs._errors import check_episode_length, nearest
 from envs.api import HostBatch, HostStep
+from envs.gymnasium_shards import LocalShard, ProcessShard, cores
 
 DEFAULT_EPISODE_LENGTH = 1000  # environment steps, where Gymnasium knows no limit
 _MIN_WORK_S = 3e-4  # work of a process in one step; a message to it and back takes about 1e-4 s
@@ -80,7 +76,7 @@ class GymnasiumEnv:
         """
         workers = self.num_workers
         if workers is None:
-            workers = min(_cores(), int(num_envs * self.step_s / _MIN_WORK_S))
+            workers = min(cores(), int(num_envs * self.step_s / _MIN_WORK_S))
         return GymnasiumBatch(self, num_envs, max(1, min(workers, num_envs)))
 
     @functools.cached_property
@@ -111,8 +107,8 @@ class GymnasiumBatch:
         self._env, self._num_envs = env, num_envs
         counts = [len(part) for part in np.array_split(np.arange(num_envs), num_workers)]
         self._ends = np.cumsum(counts)[:-1]
-        make_shard = _LocalShard if num_workers == 1 else _Process
-        self._shards = [make_shard(env, count) for count in counts]
+        make_shard = LocalShard if num_workers == 1 else ProcessShard
+        self._shards = [make_shard(env.name, _settings(env, count)) for count in counts]
         for shard in self._shards:
             shard.begin()
 
@@ -140,7 +136,7 @@ class GymnasiumBatch:
         Raises:
           ValueError: if the environments run in processes of their own.
         """
-        parts = [shard.qpos() for shard in self._shards if isinstance(shard, _LocalShard)]
+        parts = [shard.qpos() for shard in self._shards if isinstance(shard, LocalShard)]
         if not parts:
             raise ValueError(f"positions of {self._env.name!r} need num_workers=1.")
         return np.concatenate(parts)
@@ -167,107 +163,14 @@ class GymnasiumBatch:
         return HostStep(obs, reward, termination, truncation, final_obs, *x_positions)
 
 
-class _LocalShard:
-    """A shard in this process."""
-
-    def __init__(self, env: GymnasiumEnv, num_envs: int):
-        self._name = env.name
-        self._shard = worker.Shard(**_settings(env, num_envs))
-
-    def begin(self) -> None:
-        """Nothing to wait for."""
-
-    def ask(self, what: str, part: np.ndarray) -> None:
-        try:
-            self._rows = getattr(self._shard, what)(part)
-        except Exception as error:  # whatever a broken environment raises
-            raise ValueError(f"{self._name!r} failed: {worker.brief(error)}") from error
-
-    def answer(self) -> np.ndarray:
-        return self._rows
-
-    def qpos(self) -> np.ndarray:
-        return self._shard.qpos()
-
-    def close(self) -> None:
-        self._shard.close()
-
-
-class _Process:
-    """A shard in a process of its own, which ends with this object or with this process."""
-
-    def __init__(self, env: GymnasiumEnv, num_envs: int):
-        self._name, self._num_envs = env.name, num_envs
-        # -P: the folder of the program must not hide packages of the same name as a file in it.
-        command = [sys.executable, "-P", worker.__file__, json.dumps(_settings(env, num_envs))]
-        path = os.pathsep.join(entry for entry in sys.path if entry) or os.curdir
-        # A session of its own: Ctrl-C is for the trainer, which ends a chunk before it stops.
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path},
-            start_new_session=True,
-        )
-        self._process = process
-        self._end = weakref.finalize(self, _end, process)
-
-    def begin(self) -> None:
-        """Waits until its environments are there."""
-        self._receive()
-
-    def ask(self, what: str, part: np.ndarray) -> None:
-        kind = worker.RESET if what == "reset" else worker.STEP
-        try:
-            worker.send(self._process.stdin, kind, np.ascontiguousarray(part).tobytes())  # pyright: ignore[reportArgumentType]
-        except (BrokenPipeError, ValueError):
-            self._lost()
-
-    def answer(self) -> np.ndarray:
-        return np.frombuffer(self._receive(), np.float32).reshape(self._num_envs, -1)
-
-    def close(self) -> None:
-        self._end()
-
-    def _receive(self) -> bytes:
-        kind, payload = worker.receive(self._process.stdout)  # pyright: ignore[reportArgumentType]
-        if kind == worker.FAILURE:
-            raise ValueError(f"{self._name!r} failed: {payload.decode()}")
-        if kind != worker.ANSWER:
-            self._lost()
-        return payload
-
-    def _lost(self) -> None:
-        raise ChildProcessError(f"a process that steps {self._name!r} has ended unexpectedly")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Closes a worker's input, which ends it, and waits for that."""
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with contextlib.suppress(BrokenPipeError):  # it is dead and left a request unread
-                stream.close()
-    try:
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 def _settings(env: GymnasiumEnv, num_envs: int) -> dict[str, Any]:
+    """What a shard is made of, as JSON knows it."""
     return {
         "task": env.name.removeprefix("gym:"),
         "options": env.options,
         "time_limit": env.episode_length,
         "num_envs": num_envs,
     }
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def make(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host loop of a training run: compile, train in chunks, evaluate, save, resume, report.
+"""A training run from its folder's newest checkpoint, if there is one, to its result.
 
 All seeds run in one program (``vmap``), one chunk of env steps between two evaluations. After every
 evaluation the run is saved; a run that is killed and resumed gives, on a CPU, the same numbers to
@@ -9,88 +9,22 @@ on and the evaluation episodes depend on seed and chunk only.
 
 from __future__ import annotations
 
-import dataclasses
-import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, Float, Key, PyTree
 
 from envs.api import EpisodeWrapper, HostEnv
-from robotics import limits, programs, result, run_folder, sharding
-from robotics.algorithm import Algorithm, HostAlgorithm, Policy
+from robotics import programs, run_folder
+from robotics.algorithm import Algorithm, HostAlgorithm
 from robotics.checkpoint import Checkpointer
-from robotics.chunks import Chunks, CompiledChunks, HostChunks
-from robotics.evaluate import make_player, random_policy
-from robotics.export import export_policy, flatten
-from robotics.monitor import RETURN, Monitor, duration
-from robotics.progress import Display, Progress
-from robotics.recovery import DivergedError, Recovery
+from robotics.loop import Loop
+from robotics.monitor import Monitor
+from robotics.recovery import DivergedError
+from robotics.run_config import RunConfig, WarmUp, evaluation_keys, seed_keys, state_template
 
-_EVAL_STREAM = (
-    0x6576616C  # keeps evaluation episodes apart from what training draws from the same seed
-)
-_HISTOGRAMS = 5  # between start and end of a run
-_WORK_COPIES = 3  # state, gradient and temporary copies: a lower bound on what a step needs
-
-
-WarmUp = Callable[[PyTree, Callable[[str], None]], tuple[PyTree, int]]
-"""``warm_up(state, say)``: the state of all seeds before their first update as something else has
-prepared it, and the env steps that this took of each."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """How a run is carried out; nothing in here changes what is learned, seeds aside."""
-
-    folder: Path
-    """Run folder."""
-    seed: int = 0
-    """First seed."""
-    num_seeds: int = 1
-    """Number of seeds trained side by side, at least 1."""
-    eval_episodes: int = 64
-    """Fresh episodes per evaluation and seed, at least 1."""
-    max_to_keep: int = 3
-    """Checkpoints kept on the disk, at least 1."""
-    quiet: bool = False
-    """Say nothing on the console."""
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seed numbers, in the order of the leading axis of all arrays."""
-        return list(range(self.seed, self.seed + self.num_seeds))
-
-
-def seed_keys(config: RunConfig) -> Key[Array, " seeds"]:
-    """One typed key a seed; a seed's key does not depend on how many others run beside it."""
-    return jax.vmap(jax.random.key)(jnp.asarray(config.seeds, jnp.uint32))
-
-
-def evaluation_keys(keys: Key[Array, " seeds"], epoch: int) -> Key[Array, " seeds"]:
-    """Keys of the fresh episodes that are played after ``epoch`` chunks."""
-    return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, _EVAL_STREAM), epoch))(
-        keys
-    )
-
-
-def state_template(algorithm: Algorithm | HostAlgorithm, config: RunConfig) -> PyTree:
-    """Shapes of the training state of all seeds; refuses a state that cannot fit into memory.
-
-    Raises:
-      ValueError: if it cannot fit.
-    """
-    key = jax.eval_shape(jax.random.key, 0)
-    one = limits.tree_bytes(jax.eval_shape(algorithm.init, key))
-    limits.check_memory(_WORK_COPIES * one * config.num_seeds, "training this", programs.SMALLER)
-    keys = jax.ShapeDtypeStruct((config.num_seeds,), key.dtype)
-    return jax.eval_shape(jax.vmap(algorithm.init), keys)
+__all__ = ["RunConfig", "WarmUp", "evaluation_keys", "seed_keys", "state_template", "train"]
 
 
 def train(
@@ -138,7 +72,7 @@ def train(
             with Monitor(
                 config.folder, config.seeds, resume_at, config.quiet, settings=identity
             ) as monitor:
-                loop = _Loop(algorithm, env, config, checkpointer, monitor, dict(policy_info or {}))
+                loop = Loop(algorithm, env, config, checkpointer, monitor, dict(policy_info or {}))
                 state, progress = loop.start(restored, warm_up)
                 with programs.interruptible(monitor.say) as interrupted:
                     state = loop.run(state, progress, interrupted)
@@ -168,274 +102,3 @@ def _cannot_go_on(folder: Path, checkpointer: Checkpointer, why: str) -> str:
         f"the run stopped: {why}; all before {saved[-1]:,} env steps is saved, "
         f"continue with --resume {folder}"
     )
-
-
-class _Loop:
-    """The parts of :func:`train` with what they share."""
-
-    def __init__(
-        self,
-        algorithm: Algorithm | HostAlgorithm,
-        env: EpisodeWrapper | HostEnv,
-        config: RunConfig,
-        checkpointer: Checkpointer,
-        monitor: Monitor,
-        policy_info: dict[str, Any],
-    ):
-        self.algorithm, self.env, self.config = algorithm, env, config
-        self.checkpointer, self.monitor, self.policy_info = checkpointer, monitor, policy_info
-        self.keys = seed_keys(config)
-        self.mesh = getattr(algorithm, "mesh", None)
-        template = state_template(algorithm, config)
-        self.shardings = sharding.state_shardings(self.mesh, template)
-        self.inference_params = jax.jit(jax.vmap(algorithm.inference_params))
-        self.play: Callable[..., Any] | None = None
-        self.display = Display(str(config.folder), algorithm.num_epochs, monitor)
-        self.chunk_started = time.perf_counter()
-
-    def start(self, restored: Any, warm_up: WarmUp | None) -> tuple[PyTree, Progress]:
-        """The first state, evaluated before it learns, or the restored one; with its record."""
-        count = self.config.num_seeds
-        if restored is not None:
-            progress = Progress.of_seeds(count, **restored.host)
-            self.monitor.say(f"continuing at {progress.steps:,} env steps of {self.config.folder}")
-            return sharding.put(self.mesh, restored.state, self.shardings), progress
-        progress = Progress.of_seeds(count)
-        started = time.perf_counter()
-        self.monitor.say(f"compiling for {count} seed(s) ...")
-        self.display.say("compiling the evaluation")
-        keys = sharding.put(self.mesh, self.keys)
-        init, seconds = programs.compile_timed(
-            jax.vmap(self.algorithm.init), keys, out_shardings=self.shardings
-        )
-        progress.compile_s += seconds
-        state = init(keys)
-        if warm_up is not None:
-            state, taken = warm_up(state, self.monitor.say)
-            state = sharding.put(self.mesh, state, self.shardings)
-            progress.env_steps = [taken] * count
-        progress.random = self.play_random(progress)
-        self.evaluate(state, progress, {}, {})
-        progress.walltime_s += time.perf_counter() - started
-        return state, progress
-
-    def play_random(self, progress: Progress) -> dict[str, Any]:
-        """Uniform random actions in the episodes of the last evaluation of the first seed."""
-        env = self.env if isinstance(self.env, HostEnv) else self.env.env
-        policy = random_policy(env.action_size, getattr(env, "discrete", False))
-        keys = evaluation_keys(self.keys, self.algorithm.num_epochs)[:1]
-        play = self.player(policy, None, keys, progress)
-        entry = result.evaluation(0, jax.device_get(play(None, keys)))
-        spread = result.spread([entry], "return")
-        self.monitor.say(
-            f"uniform random actions: return {spread['mean']:.4g} ± {spread['std']:.3g}"
-        )
-        return entry
-
-    def player(
-        self, policy: Policy, params: PyTree, keys: Key[Array, " policies"], progress: Progress
-    ) -> Callable[..., Any]:
-        """Evaluation of policies, compiled where its environment can be."""
-        play = make_player(self.env, policy, self.config.eval_episodes)
-        if isinstance(self.env, HostEnv):
-            return play
-        play, seconds = programs.compile_timed(play, params, keys)
-        progress.compile_s += seconds
-        return play
-
-    def run(self, state: PyTree, progress: Progress, interrupted: threading.Event) -> PyTree:
-        """All remaining chunks."""
-        if progress.epoch >= self.algorithm.num_epochs:
-            return state
-        started = time.perf_counter()
-        self.display.say("compiling the training")
-        chunks, folder, say = self.open(state, progress), self.config.folder, self.monitor.say
-        recovery = Recovery(self.algorithm, chunks, self.config.seeds, folder, say)
-        recovery.write_faults(progress)  # without those that a resumed run has not met yet
-        progress.compile_s += chunks.compile_s
-        self.monitor.say(f"compiled in {duration(progress.compile_s)}, training ...")
-        walltime_s = progress.walltime_s
-        self.display.begin(progress)
-        while progress.epoch < self.algorithm.num_epochs:
-            state = self.chunk(recovery, state, progress)
-            progress.walltime_s = walltime_s + time.perf_counter() - started
-            saved = sharding.whole(self.mesh, state)
-            if jax.process_index() == 0:  # of several processes, all of which hold the same
-                self.checkpointer.save(progress.steps, saved, dataclasses.asdict(progress))
-            if (
-                sharding.any_process(interrupted.is_set())
-                and progress.epoch < self.algorithm.num_epochs
-            ):
-                raise programs.Interrupted(
-                    f"interrupted at {progress.steps:,} env steps; "
-                    f"continue with --resume {self.config.folder}"
-                )
-        return state
-
-    def open(self, state: PyTree, progress: Progress) -> Chunks:
-        """How the chunks of this run are done, compiled."""
-        if isinstance(self.algorithm, HostAlgorithm):
-            return HostChunks(self.algorithm, state, lambda: self.tick(progress))
-
-        def wait(metrics: Mapping[str, Array]) -> None:
-            self.wait(metrics, progress)
-
-        return CompiledChunks(self.algorithm, state, wait, self.monitor.say)
-
-    def chunk(self, recovery: Recovery, state: PyTree, progress: Progress) -> PyTree:
-        """One chunk of training and the evaluation after it."""
-        self.chunk_started = time.perf_counter()
-        state, metrics = recovery.advance(state, progress)
-        train_s = time.perf_counter() - self.chunk_started
-        steps = metrics.pop(
-            "env_steps", np.full(self.config.num_seeds, self.algorithm.env_steps_per_epoch)
-        )
-        progress.env_steps = [
-            old + int(new) for old, new in zip(progress.env_steps, steps, strict=True)
-        ]
-        progress.train_s += train_s
-        progress.epoch += 1
-        for name in ("rollbacks", "step_scale", "discarded_env_steps"):
-            metrics[f"recovery/{name}"] = np.asarray(getattr(progress, name), np.float64)
-        host = {"training/sps": float(steps.sum()) / train_s, "training/walltime": progress.train_s}
-        self.evaluate(state, progress, metrics, host)
-        return state
-
-    def wait(self, metrics: Mapping[str, Array], progress: Progress) -> None:
-        """Waits for a chunk while the live line moves and Ctrl-C is heard."""
-        marker: Any = next(iter(metrics.values()))
-        while not marker.is_ready():
-            time.sleep(0.05)
-            self.tick(progress)
-        jax.block_until_ready(metrics)
-
-    def tick(self, progress: Progress) -> None:
-        """Moves the live panel during a chunk."""
-        self.display.update(progress, self.chunk_started)
-
-    def evaluate(
-        self,
-        state: PyTree,
-        progress: Progress,
-        metrics: dict[str, np.ndarray],
-        host: dict[str, float],
-    ) -> None:
-        """Plays fresh episodes, keeps the best policy, and writes and says what came out."""
-        params = sharding.local(self.mesh, self.inference_params(state))
-        if self.play is None:
-            self.play = self.player(self.algorithm.policy, params, self.keys, progress)
-        started = time.perf_counter()
-        episodes = jax.device_get(self.play(params, evaluation_keys(self.keys, progress.epoch)))
-        seconds = time.perf_counter() - started
-        entry = result.evaluation(progress.steps, episodes)
-        progress.history.append(entry)
-        finite = np.isfinite(entry["return"])
-        for name, values in metrics.items():
-            if name.startswith("training/"):  # telemetry may be undefined where training is well
-                finite = finite & np.isfinite(np.asarray(values, np.float64))
-        self.warn_non_finite(progress, finite)
-        self.monitor.check()  # before an export brings a folder back that somebody has removed
-        self.keep_best(params, progress, entry)
-        scalars = metrics | {
-            RETURN: entry["return"],
-            f"{RETURN}_std": np.sqrt(entry["return_var"]),
-            "eval/avg_episode_length": entry["length"],
-        }
-        if "distance" in entry:
-            scalars["eval/distance_m"] = entry["distance"]
-        host = host | {
-            "eval/sps": float(np.sum(episodes["episode_length"])) / seconds,
-            "eval/walltime": seconds,
-        }
-        self.monitor.record(progress.steps, scalars, host)
-        self.histograms(params, progress, episodes["episode_return"])
-        self.say_line(progress, entry, host)
-
-    def histograms(
-        self, params: PyTree, progress: Progress, returns: Float[np.ndarray, "seeds episodes"]
-    ) -> None:
-        """Distributions of returns and of the best seed's policy, some six times in a run."""
-        last = self.algorithm.num_epochs
-        if progress.epoch % max(last // _HISTOGRAMS, 1) and progress.epoch != last:
-            return
-        index = int(np.argmax(np.nan_to_num(returns.mean(axis=1), nan=-np.inf)))
-        one = flatten(jax.tree.map(lambda leaf: np.asarray(leaf[index]), params))
-        values = {f"histograms/policy/{name}": array for name, array in one.items()}
-        self.monitor.histograms(progress.steps, values | {"histograms/return": returns})
-
-    def warn_non_finite(self, progress: Progress, finite: np.ndarray) -> None:
-        """Says once which seeds have become non-finite."""
-        for i, seed in enumerate(self.config.seeds):
-            if progress.finite[i] and not finite[i]:
-                progress.finite[i] = False
-                self.monitor.say(
-                    f"seed {seed} became non-finite before {progress.steps:,} env steps"
-                )
-
-    def say_line(
-        self, progress: Progress, entry: Mapping[str, Any], host: Mapping[str, float]
-    ) -> None:
-        """The console line of an evaluation."""
-        spread = result.spread([entry], "return")
-        parts = [
-            f"{progress.steps:>12,} env steps",
-            f"return {spread['mean']:>9.4g} ± {spread['std']:<8.3g}",
-        ]
-        if "training/sps" in host:
-            parts += [
-                f"{host['training/sps']:>10,.0f} steps/s",
-                f"{self.display.eta(progress)} left",
-            ]
-        self.monitor.say(" | ".join(parts))
-
-    def keep_best(self, params: PyTree, progress: Progress, entry: Mapping[str, Any]) -> None:
-        """Exports the policy of the best seed if it beats everything before it."""
-        returns = np.where(np.isfinite(entry["return"]), entry["return"], -np.inf)
-        index = int(np.argmax(returns))
-        if np.isfinite(returns[index]) and returns[index] > progress.best.get("return", -np.inf):
-            progress.best = {
-                "return": float(returns[index]),
-                "seed": self.config.seeds[index],
-                "env_steps": progress.steps,
-            }
-            self.export(self.config.folder / "best", params, index, progress.best)
-
-    def export(self, folder: Path, params: PyTree, index: int, about: Mapping[str, Any]) -> None:
-        """Writes one seed's policy for use without this package."""
-        one = jax.tree.map(lambda leaf: np.asarray(leaf[index]), params)
-        export_policy(folder, self.algorithm.policy.spec, one, self.policy_info | dict(about))
-
-    def finish(
-        self, state: PyTree, progress: Progress, optimizer: optax.GradientTransformation | None
-    ) -> dict[str, Any]:
-        """Exports the last policy and gathers what the run reports."""
-        last = progress.history[-1]
-        index = int(np.nanargmax(np.nan_to_num(last["return"], nan=-np.inf)))
-        about = {
-            "return": last["return"][index],
-            "seed": self.config.seeds[index],
-            "env_steps": progress.steps,
-        }
-        params = sharding.local(self.mesh, self.inference_params(state))
-        self.export(self.config.folder, params, index, about)
-        trained = sharding.local(self.mesh, (state.params, state.opt_state))
-        one = jax.tree.map(lambda leaf: leaf[index], trained)
-        fields = {
-            "seeds": self.config.seeds,
-            "env_steps": progress.steps,
-            "env_steps_per_seed": progress.env_steps,
-            "updates": int(np.max(np.asarray(state.updates))),
-            **result.summarize(progress.history, progress.random, progress.finite),
-            "rollbacks": progress.rollbacks,
-            "discarded_env_steps": progress.discarded_env_steps,
-            "frozen": progress.frozen,
-            "best_return": progress.best.get("return"),
-            "best_seed": progress.best.get("seed"),
-            "best_env_steps": progress.best.get("env_steps"),
-            "walltime_s": progress.walltime_s,
-            "compile_s": progress.compile_s,
-            "env_steps_per_s": sum(progress.env_steps) / max(progress.train_s, 1e-9),
-            "optimizer_us_per_update": optimizer and programs.time_optimizer(optimizer, *one),
-            "devices": 1 if self.mesh is None else self.mesh.size,
-        }
-        return run_folder.plain(fields)

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What PPO makes of a rollout, wherever it was collected: samples, updates, metrics; one seed.
-
-Samples lie in one matrix, so that shuffling a pass is a single gather of rows and a minibatch a
-slice.
-"""
+"""What PPO makes of a rollout, wherever it was collected: updates and a new state; one seed."""
 
 from __future__ import annotations
 
@@ -26,15 +22,19 @@ from robotics.algorithm import (
     add_env_steps,
     zero_env_steps,
 )
-from robotics.gae import compute_gae
 from robotics.ppo.config import PPOConfig
-from robotics.ppo.losses import Minibatch, compute_ppo_loss, explained_variance
+from robotics.ppo.losses import compute_ppo_loss
+from robotics.ppo.metrics import (
+    EPISODE_METRICS,
+    Stacked,
+    episode_metrics,
+    finished_episodes,
+    training_metrics,
+)
+from robotics.ppo.samples import prepare_samples, unpack_samples
 from robotics.rollout import Rollout
 
 Act = Callable[[Float[Array, "envs obs"], Array], tuple[Action, tuple[Array, Array]]]
-_Stacked = dict[str, Array]  # metrics with leading axes of a scan
-
-_EPISODE_METRICS = ("episode/sum_reward", "episode/length")
 
 
 class Setup(NamedTuple):
@@ -98,7 +98,7 @@ def init(setup: Setup, key: Key[Array, ""], env_state: PyTree) -> TrainState:
         env_steps=zero_env_steps(),
         updates=zero,
         epoch=zero,
-        carried={name: jnp.zeros((), jnp.float32) for name in _EPISODE_METRICS},
+        carried={name: jnp.zeros((), jnp.float32) for name in EPISODE_METRICS},
     )
 
 
@@ -146,14 +146,9 @@ def make_act(setup: Setup, params: PolicyParams) -> Act:
     return act
 
 
-def _normalize(normalizer: PyTree, obs: Array) -> Array:
-    statistics = normalizer["observation"]
-    return networks.normalize_obs(obs, statistics.mean, normalize.standard_deviation(statistics))
-
-
 def improve(
     setup: Setup, state: TrainState, last: PyTree, rollout: Rollout, key: Key[Array, ""]
-) -> tuple[TrainState, PyTree, _Stacked]:
+) -> tuple[TrainState, PyTree, Stacked]:
     """All updates made from a rollout.
 
     Args:
@@ -166,7 +161,7 @@ def improve(
     Returns:
       The state after the updates, the last of them if telemetry wants it, and metrics.
     """
-    samples, normalizer, variance_explained = _prepare(setup, state, rollout)
+    samples, normalizer, variance_explained = prepare_samples(setup.config, state, rollout)
     learner = _Learner(state.params, state.opt_state, state.updates, last)
     learner, scalars = _learn(setup, learner, samples, variance_explained, key)
     state = state._replace(
@@ -178,7 +173,7 @@ def improve(
     )
     # Clipping and terminations hide what is not finite; it has to show in a metric all the same.
     shown = jnp.where(_all_finite(rollout), variance_explained, jnp.nan)
-    metrics = _training_metrics(scalars, shown) | _finished_episodes(rollout)
+    metrics = training_metrics(scalars, shown) | finished_episodes(rollout)
     if setup.locating:
         metrics["fault"] = faults.first_row(scalars["fault"].reshape(-1, 5), 2)
     return state, learner.last, metrics
@@ -205,10 +200,10 @@ def fault_names(setup: Setup, env_state: PyTree) -> dict[str, list[str]]:
 
 
 def finish(
-    setup: Setup, state: TrainState, last: PyTree, stacked: _Stacked
+    setup: Setup, state: TrainState, last: PyTree, stacked: Stacked
 ) -> tuple[TrainState, Metrics]:
     """The end of a chunk: its number, and its metrics from those of its rollouts."""
-    metrics, carried = _episode_metrics(stacked, state.carried)
+    metrics, carried = episode_metrics(stacked, state.carried)
     state = state._replace(epoch=state.epoch + 1, carried=carried)
     metrics["env_steps"] = jnp.asarray(setup.config.env_steps_per_epoch, jnp.int32)
     if setup.telemetry is not None and last is not None:
@@ -216,65 +211,9 @@ def finish(
     return state, metrics
 
 
-def _prepare(
-    setup: Setup, state: TrainState, rollout: Rollout
-) -> tuple[Float[Array, "samples columns"], PyTree, Float[Array, ""]]:
-    """The sample matrix of a rollout, statistics for the next one, and the explained variance."""
-    config = setup.config
-    normalizer, scale = _reward_scale(config, state.normalizer, rollout)
-    obs = _normalize(state.normalizer, rollout.obs)
-    final_obs = _normalize(state.normalizer, rollout.final_obs)
-    values = networks.apply_value(state.params["value"], obs, config.network)
-    next_values = networks.apply_value(state.params["value"], final_obs, config.network)
-    advantages, targets = compute_gae(
-        rollout.reward * scale,
-        values,
-        next_values,
-        rollout.termination,
-        rollout.truncation,
-        config.discount,
-        config.gae_lambda,
-    )
-    variance_explained = explained_variance(values, targets)
-    if config.normalize_advantages:
-        advantages = (advantages - jnp.mean(advantages)) / (jnp.std(advantages) + 1e-8)
-    raw_action, log_prob = rollout.extras
-    columns = Minibatch(
-        obs, raw_action, log_prob[..., None], advantages[..., None], targets[..., None]
-    )
-    samples = jnp.concatenate(columns, axis=-1).reshape(config.batch_size, -1)
-    if config.normalize_observations:
-        # Only now: the updates must see the observations as the policy saw them, or the first ratio
-        # is not 1.
-        observed = normalize.update(normalizer["observation"], rollout.obs)
-        normalizer = normalizer | {"observation": observed}
-    return samples, normalizer, variance_explained
-
-
-def _reward_scale(
-    config: PPOConfig, normalizer: PyTree, rollout: Rollout
-) -> tuple[PyTree, Array | float]:
-    """The factor on rewards; returns count up to the end of this rollout."""
-    if not config.normalize_rewards:
-        return normalizer, config.reward_scaling
-
-    def step(running: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        reward, done = inputs
-        running = config.discount * running + reward
-        return running * (1.0 - done), running
-
-    done = rollout.termination + rollout.truncation
-    running, returns = jax.lax.scan(
-        step, normalizer["running_return"], (rollout.reward, done), unroll=8
-    )
-    statistics = normalize.update(normalizer["return"], returns)
-    normalizer = normalizer | {"return": statistics, "running_return": running}
-    return normalizer, config.reward_scaling / normalize.standard_deviation(statistics)
-
-
 def _learn(
     setup: Setup, learner: _Learner, samples: Array, variance_explained: Array, key: Key[Array, ""]
-) -> tuple[_Learner, _Stacked]:
+) -> tuple[_Learner, Stacked]:
     """All passes over a rollout; scalars [passes, minibatches] are from before each update."""
     config = setup.config
     passes = config.num_updates_per_batch
@@ -282,14 +221,14 @@ def _learn(
     # once, whatever the number of passes.
     samples = sharding.everywhere(setup.mesh, samples)
 
-    def one_pass(learner: _Learner, inputs: tuple[Array, Array]) -> tuple[_Learner, _Stacked]:
+    def one_pass(learner: _Learner, inputs: tuple[Array, Array]) -> tuple[_Learner, Stacked]:
         key, position = inputs
         shuffled = samples[jax.random.permutation(key, config.batch_size)]
         minibatches = shuffled.reshape(config.num_minibatches, -1, samples.shape[-1])
         minibatches = sharding.divided(setup.mesh, minibatches, axis=1)
         known = {"epoch": position, "explained_variance": variance_explained}
 
-        def update(learner: _Learner, rows: Array) -> tuple[_Learner, _Stacked]:
+        def update(learner: _Learner, rows: Array) -> tuple[_Learner, Stacked]:
             return _update(setup, learner, rows, known)
 
         return jax.lax.scan(update, learner, minibatches)
@@ -300,11 +239,11 @@ def _learn(
 
 def _update(
     setup: Setup, learner: _Learner, rows: Float[Array, "batch columns"], known: Metrics
-) -> tuple[_Learner, _Stacked]:
+) -> tuple[_Learner, Stacked]:
     """One optimizer update."""
     observation_size, action_size = setup.sizes
     raw_size = distributions.raw_size(action_size, setup.discrete)
-    minibatch = _unpack(rows, observation_size, raw_size)
+    minibatch = unpack_samples(rows, observation_size, raw_size)
     gradient = jax.value_and_grad(compute_ppo_loss, has_aux=True)
     (loss, scalars), grads = gradient(learner.params, minibatch, setup.config, setup.discrete)
     grads = sharding.everywhere(setup.mesh, grads)
@@ -322,49 +261,3 @@ def _update(
     if setup.locating:
         scalars["fault"] = faults.in_update(scalars, grads, params)
     return _Learner(params, opt_state, learner.updates + 1, last), scalars
-
-
-def _unpack(rows: Float[Array, "batch columns"], observation_size: int, raw_size: int) -> Minibatch:
-    """Names for the columns of the sample matrix."""
-    ends = observation_size, observation_size + raw_size
-    obs, raw_action, rest = jnp.split(rows, ends, axis=-1)
-    return Minibatch(obs, raw_action, rest[:, 0], rest[:, 1], rest[:, 2])
-
-
-def _training_metrics(scalars: _Stacked, variance_explained: Array) -> Metrics:
-    """Means over the updates of a rollout, under Brax's names where it has them."""
-    names = {
-        "training/total_loss": "loss",
-        "training/policy_loss": "policy_loss",
-        "training/v_loss": "v_loss",
-        "training/entropy_loss": "entropy_loss",
-        "training/entropy": "entropy",
-        "training/kl_mean": "kl",
-        "training/clip_fraction": "clip_fraction",
-        "training/policy_dist_mean_std": "std",
-    }
-    metrics = {tag: jnp.mean(scalars[name]) for tag, name in names.items() if name in scalars}
-    return metrics | {"training/explained_variance": variance_explained}
-
-
-def _episode_metrics(stacked: _Stacked, carried: Metrics) -> tuple[Metrics, Metrics]:
-    """Means over a chunk; those of episodes weigh every finished episode alike."""
-    counts = stacked["episode/count"]
-    count = jnp.sum(counts)
-    metrics = {name: jnp.mean(values) for name, values in stacked.items()}
-    metrics["episode/count"] = count
-    carried = {
-        name: jnp.where(count > 0, jnp.sum(stacked[name]) / jnp.maximum(count, 1.0), carried[name])
-        for name in _EPISODE_METRICS
-    }
-    return metrics | carried, carried
-
-
-def _finished_episodes(rollout: Rollout) -> Metrics:
-    """Sums over the episodes that ended in a rollout, and their number."""
-    done = rollout.termination + rollout.truncation
-    return {
-        "episode/sum_reward": jnp.sum(done * rollout.episode_return),
-        "episode/length": jnp.sum(done * rollout.episode_steps),
-        "episode/count": jnp.sum(done),
-    }

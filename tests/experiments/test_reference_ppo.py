@@ -2,7 +2,6 @@
 """The plain PPO solves the probes, agrees with ours where both must, and its command answers."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -17,14 +16,6 @@ from experiments.reference_ppo.__main__ import main
 from robotics import gae, normalize
 from robotics.networks import NetworkConfig
 from robotics.ppo import PPOConfig
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
 
 SMALL = NetworkConfig(policy_hidden=(16,), value_hidden=(16,))
 

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,6 @@ from experiments.benchmarks.throughput import (
 )
 from experiments.benchmarks.throughput.handed import Handed
 from experiments.benchmarks.throughput.race import Entry, Run, Turn, UnavailableError
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 class Scripted:

@@ -105,7 +105,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from robotics import checkpoint
+from robotics import checkpoint, checkpoint_record
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -118,7 +118,7 @@ folder = Path(sys.argv[1])
 for step in (10, 20):
     write(folder, step)
 if sys.argv[2] == "manifest":
-    checkpoint._write_manifest = die
+    checkpoint_record.write_manifest = die
 else:
     real = getattr(os, sys.argv[2])
     def at_commit(source, target, *args, **kwargs):

@@ -13,7 +13,9 @@ from envs.registry import make
 from robotics import networks, normalize
 from robotics.algorithm import count_env_steps
 from robotics.networks import NetworkConfig
-from robotics.ppo import PPOConfig, learn, losses, make_ppo, presets
+from robotics.ppo import PPOConfig, losses, make_ppo, presets
+from robotics.ppo.metrics import episode_metrics
+from robotics.ppo.samples import reward_scale
 from robotics.rollout import Rollout
 from tests.robotics.optimizers_under_test import PPO_FACTORIES
 
@@ -228,12 +230,10 @@ def test_episode_metrics_count_finished_episodes_and_stay_finite(run):
 def test_episode_metrics_hold_their_last_value():
     one = {"episode/sum_reward": jnp.array([6.0, 0.0]), "episode/length": jnp.array([30.0, 0.0])}
     carried = {name: jnp.zeros(()) for name in one}
-    metrics, carried = learn._episode_metrics(
-        one | {"episode/count": jnp.array([3.0, 0.0])}, carried
-    )
+    metrics, carried = episode_metrics(one | {"episode/count": jnp.array([3.0, 0.0])}, carried)
     assert metrics["episode/sum_reward"] == 2.0 and metrics["episode/length"] == 10.0
     nothing = {name: jnp.zeros(2) for name in (*one, "episode/count")}
-    metrics, _ = learn._episode_metrics(nothing, carried)
+    metrics, _ = episode_metrics(nothing, carried)
     assert metrics["episode/sum_reward"] == 2.0 and metrics["episode/count"] == 0.0
 
 
@@ -267,13 +267,13 @@ def test_rewards_are_divided_by_the_deviation_of_discounted_returns():
         arrays = [jnp.asarray(a, jnp.float32) for a in (reward, *ends)]
         unused = jnp.zeros((4, 3))
         rollout = Rollout(unused[..., None], None, *arrays, unused[..., None], unused, unused)
-        normalizer, scale = learn._reward_scale(config, normalizer, rollout)
+        normalizer, scale = reward_scale(config, normalizer, rollout)
         for t in range(4):
             total = 0.9 * total + reward[t]
             returns.append(total)
             total = total * (1 - ends[:, t].sum(0))
     np.testing.assert_allclose(scale, 2.0 / np.std(returns), rtol=1e-5)
-    assert learn._reward_scale(_config(reward_scaling=3.0), {}, rollout) == ({}, 3.0)
+    assert reward_scale(_config(reward_scaling=3.0), {}, rollout) == ({}, 3.0)
 
 
 @pytest.mark.parametrize(

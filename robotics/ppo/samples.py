@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The samples of PPO: what the updates on a rollout look at; one seed.
+
+They lie in one matrix, so that shuffling a pass is a single gather of rows and a minibatch a slice.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from robotics import networks, normalize
+from robotics.algorithm import TrainState
+from robotics.gae import compute_gae
+from robotics.ppo.config import PPOConfig
+from robotics.ppo.losses import Minibatch, explained_variance
+from robotics.rollout import Rollout
+
+
+def prepare_samples(
+    config: PPOConfig, state: TrainState, rollout: Rollout
+) -> tuple[Float[Array, "samples columns"], PyTree, Float[Array, ""]]:
+    """The sample matrix of a rollout, statistics for the next one, and the explained variance."""
+    normalizer, scale = reward_scale(config, state.normalizer, rollout)
+    obs = _normalize(state.normalizer, rollout.obs)
+    final_obs = _normalize(state.normalizer, rollout.final_obs)
+    values = networks.apply_value(state.params["value"], obs, config.network)
+    next_values = networks.apply_value(state.params["value"], final_obs, config.network)
+    advantages, targets = compute_gae(
+        rollout.reward * scale,
+        values,
+        next_values,
+        rollout.termination,
+        rollout.truncation,
+        config.discount,
+        config.gae_lambda,
+    )
+    variance_explained = explained_variance(values, targets)
+    if config.normalize_advantages:
+        advantages = (advantages - jnp.mean(advantages)) / (jnp.std(advantages) + 1e-8)
+    raw_action, log_prob = rollout.extras
+    columns = Minibatch(
+        obs, raw_action, log_prob[..., None], advantages[..., None], targets[..., None]
+    )
+    samples = jnp.concatenate(columns, axis=-1).reshape(config.batch_size, -1)
+    if config.normalize_observations:
+        # Only now: the updates must see the observations as the policy saw them, or the first ratio
+        # is not 1.
+        observed = normalize.update(normalizer["observation"], rollout.obs)
+        normalizer = normalizer | {"observation": observed}
+    return samples, normalizer, variance_explained
+
+
+def reward_scale(
+    config: PPOConfig, normalizer: PyTree, rollout: Rollout
+) -> tuple[PyTree, Array | float]:
+    """The factor on rewards; returns count up to the end of this rollout."""
+    if not config.normalize_rewards:
+        return normalizer, config.reward_scaling
+
+    def step(running: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        reward, done = inputs
+        running = config.discount * running + reward
+        return running * (1.0 - done), running
+
+    done = rollout.termination + rollout.truncation
+    running, returns = jax.lax.scan(
+        step, normalizer["running_return"], (rollout.reward, done), unroll=8
+    )
+    statistics = normalize.update(normalizer["return"], returns)
+    normalizer = normalizer | {"return": statistics, "running_return": running}
+    return normalizer, config.reward_scaling / normalize.standard_deviation(statistics)
+
+
+def unpack_samples(
+    rows: Float[Array, "batch columns"], observation_size: int, raw_size: int
+) -> Minibatch:
+    """Names for the columns of the sample matrix."""
+    ends = observation_size, observation_size + raw_size
+    obs, raw_action, rest = jnp.split(rows, ends, axis=-1)
+    return Minibatch(obs, raw_action, rest[:, 0], rest[:, 1], rest[:, 2])
+
+
+def _normalize(normalizer: PyTree, obs: Array) -> Array:
+    statistics = normalizer["observation"]
+    return networks.normalize_obs(obs, statistics.mean, normalize.standard_deviation(statistics))
