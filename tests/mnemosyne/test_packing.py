@@ -34,8 +34,10 @@ def test_from_blocks_inverts_to_blocks(shapes: tuple[Shape, ...]) -> None:
     layout = make_layout(shapes, CONFIG)
     plan = packing.make_packing(layout, 16)
     leaves = _leaves(shapes)
-    blocks = packing.to_blocks(leaves, plan, layout)
-    for before, after in zip(leaves, packing.from_blocks(blocks, plan, layout), strict=True):
+    there_and_back = jax.jit(  # one program instead of one for each operation
+        lambda leaves: packing.from_blocks(packing.to_blocks(leaves, plan, layout), plan, layout)
+    )
+    for before, after in zip(leaves, there_and_back(leaves), strict=True):
         np.testing.assert_array_equal(before, after)
 
 
@@ -44,7 +46,8 @@ def test_take_reads_every_token_of_its_own_tensor(shapes: tuple[Shape, ...]) -> 
     layout = make_layout(shapes, CONFIG)
     plan = packing.make_packing(layout, 16)
     leaves = _leaves(shapes)
-    taken = np.asarray(packing.take(packing.to_blocks(leaves, plan, layout), plan))
+    take = jax.jit(lambda leaves: packing.take(packing.to_blocks(leaves, plan, layout), plan))
+    taken = np.asarray(take(leaves))
     expected = []
     for leaf, tokens in zip(leaves, layout.tokens, strict=True):
         if cut_by_rows(leaf.shape):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains on one and on eight virtual devices; prints both as JSON. A process of its own.
+"""Prints as JSON what virtual devices do. A process of its own.
 
-On eight it also recovers runs that go wrong.
+``train`` trains on one and on eight of them, ``recover`` takes back runs on eight that go wrong.
 """
 
 from __future__ import annotations
@@ -126,12 +126,19 @@ def _refusal(algo, **changes):
     return "accepted"
 
 
-if __name__ == "__main__":
-    out = {algo: {n: _train(algo, n) for n in (1, 8)} for algo in ("ppo", "es")}
-    out["recovered"] = {algo: _recover(algo) for algo in ("ppo", "es")}
-    out["refusals"] = [
+def _trained():
+    refusals = [
         _refusal("ppo", num_envs=12),
         _refusal("ppo", num_minibatches=64),
         _refusal("es", population_size=24),
     ]
-    json.dump(out, sys.stdout)
+    trained = {algo: {n: _train(algo, n) for n in (1, 8)} for algo in ("ppo", "es")}
+    return trained | {"refusals": refusals}
+
+
+def _recovered():
+    return {algo: _recover(algo) for algo in ("ppo", "es")}
+
+
+if __name__ == "__main__":
+    json.dump({"train": _trained, "recover": _recovered}[sys.argv[1]](), sys.stdout)

@@ -58,8 +58,8 @@ def _leaves(state):
 
 
 _PROBES = ("value", "observation", "discount", "action", "observation-action", "truncation")
-# With the learned optimizer, twice the compilation; what these ask of it the others ask as well.
-_ASKED_LATER = ("observation", "discount", "action", "truncation")
+# With the learned optimizer, twice the compilation; what these ask of it the other asks as well.
+_ASKED_LATER = ("value", "observation", "discount", "action", "truncation")
 
 
 def _pair(task, name):

@@ -12,11 +12,10 @@ from robotics import sharding
 FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 
 
-@pytest.fixture(scope="module")
-def worker(root):
+def _printed(root, task):
     """What the worker printed; eight devices exist only where XLA is told before it starts."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.robotics.sharded_worker"],
+        [sys.executable, "-m", "tests.robotics.sharded_worker", task],
         cwd=root,
         env=os.environ | {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)},
         capture_output=True,
@@ -27,21 +26,32 @@ def worker(root):
     return json.loads(done.stdout)
 
 
+@pytest.fixture(scope="module")
+def trained(root):
+    return _printed(root, "train")
+
+
+@pytest.fixture(scope="module")
+def recovered(root):
+    return _printed(root, "recover")
+
+
 @pytest.mark.parametrize("algo", ["ppo", "es"])
-def test_eight_devices_give_the_numbers_of_one(worker, algo):
-    one, eight = (worker[algo][count]["numbers"] for count in ("1", "8"))
+def test_eight_devices_give_the_numbers_of_one(trained, algo):
+    one, eight = (trained[algo][count]["numbers"] for count in ("1", "8"))
     assert one.keys() == eight.keys() and len(one) > 10
     for name, value in one.items():
         np.testing.assert_allclose(eight[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
 
 
-def test_environments_are_divided_not_copied(worker):
-    assert worker["ppo"]["1"]["parts"] == 1 and worker["ppo"]["8"]["parts"] == 8
+def test_environments_are_divided_not_copied(trained):
+    assert trained["ppo"]["1"]["parts"] == 1 and trained["ppo"]["8"]["parts"] == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algo", "env"), [("ppo", 11), ("es", 13)])
-def test_faults_of_any_device_are_located_and_taken_back_where_they_lie(worker, algo, env):
-    told = worker["recovered"][algo]
+def test_faults_of_any_device_are_located_and_taken_back_where_they_lie(recovered, algo, env):
+    told = recovered[algo]
     assert told["faults"][0] == [1, "observation", env, 0, 2]
     terms = {(seed, term.split()[0]) for seed, term, *_ in told["faults"][1:]}
     assert terms == {(2, "parameters")}
@@ -51,8 +61,8 @@ def test_faults_of_any_device_are_located_and_taken_back_where_they_lie(worker, 
     assert told["updates"][0] == told["updates"][1] > 0 == told["updates"][2]
 
 
-def test_sizes_that_do_not_divide_are_refused_with_a_sentence(worker):
-    envs, rows, pairs = worker["refusals"]
+def test_sizes_that_do_not_divide_are_refused_with_a_sentence(trained):
+    envs, rows, pairs = trained["refusals"]
     assert envs == (
         "12 environments cannot be divided among 8 devices; the nearest number that fits is 16."
     )

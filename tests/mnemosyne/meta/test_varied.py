@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws of a family differ in what they say they differ, and in nothing else."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,16 +28,21 @@ def family(rows: Rows) -> VariedMLP:
 
 def plain(family: VariedMLP, key: jax.Array, activation: str) -> DrawnMLP:
     """A draw without multiplier, noise, offset, scales or left-out examples."""
-    names = list(ACTIVATIONS)
+    chosen = np.asarray([name == activation for name in ACTIVATIONS], np.float32)
     variation = jax.jit(lambda key: family.draw(key).variation)(key)._replace(
-        activation=jax.nn.one_hot(names.index(activation), len(names)),
-        multiplier=jnp.ones(()),
-        scales=jnp.ones(family.widths[0]),
-        offset=jnp.zeros(()),
-        noise=jnp.zeros(()),
-        batch=jnp.asarray(float(family.batch_size)),
+        activation=jnp.asarray(chosen),
+        multiplier=jnp.float32(1.0),
+        scales=jnp.asarray(np.ones(family.widths[0], np.float32)),
+        offset=jnp.float32(0.0),
+        noise=jnp.float32(0.0),
+        batch=jnp.float32(family.batch_size),
     )
     return DrawnMLP(family, variation)
+
+
+def sample(task: DrawnMLP, key: jax.Array) -> Any:
+    """``task.sample(key)`` in one program."""
+    return jax.device_get(jax.jit(task.sample)(key))
 
 
 def test_a_family_draws_tasks_and_a_task_is_a_family_of_one(family: VariedMLP, rows: Rows) -> None:
@@ -69,21 +76,22 @@ def test_variations_stay_in_their_ranges(family: VariedMLP) -> None:
 def test_a_plain_draw_is_the_plain_task(rows: Rows, activation: str) -> None:
     drawn = plain(VariedMLP("tiny", rows, (6, 4, 3), 16), KEYS[2], activation)
     task = mlp_task("alone", rows.inputs, rows.labels, (4,), activation, 16)
-    params, batch = drawn.init(KEYS[3]), drawn.sample(KEYS[4])
-    np.testing.assert_allclose(drawn.loss(params, batch), task.loss(params, batch[:2]), rtol=1e-5)
+    params, batch = jax.jit(drawn.init)(KEYS[3]), sample(drawn, KEYS[4])
+    losses = (jax.jit(drawn.loss)(params, batch), jax.jit(task.loss)(params, batch[:2]))
+    np.testing.assert_allclose(*losses, rtol=1e-5)
     np.testing.assert_allclose(drawn.normalize(jnp.ones(())), task.normalize(jnp.ones(())))
 
 
 def test_left_out_examples_do_not_count(family: VariedMLP) -> None:
     drawn = plain(family, KEYS[5], "relu")
     drawn = DrawnMLP(family, drawn.variation._replace(batch=jnp.asarray(5.0)))
-    params, (inputs, labels, weights) = drawn.init(KEYS[6]), drawn.sample(KEYS[7])
+    params, (inputs, labels, weights) = jax.jit(drawn.init)(KEYS[6]), sample(drawn, KEYS[7])
     np.testing.assert_allclose(weights[:5], 0.2)
     np.testing.assert_array_equal(weights[5:], 0.0)
-    spoiled = inputs.at[5:].set(1e3)
+    spoiled, loss = inputs.copy(), jax.jit(drawn.loss)
+    spoiled[5:] = 1e3
     np.testing.assert_array_equal(
-        drawn.loss(params, (inputs, labels, weights)),
-        drawn.loss(params, (spoiled, labels, weights)),
+        loss(params, (inputs, labels, weights)), loss(params, (spoiled, labels, weights))
     )
 
 
@@ -91,23 +99,24 @@ def test_noise_is_a_share_of_classes_or_a_deviation_of_values() -> None:
     classes = VariedMLP("classes", Teacher(6, 3), (6, 4, 3), 4096)
     drawn = plain(classes, KEYS[8], "relu")
     noisy = DrawnMLP(classes, drawn.variation._replace(noise=jnp.asarray(0.3)))
-    changed = np.mean(drawn.sample(KEYS[9])[1] != noisy.sample(KEYS[9])[1])
+    changed = np.mean(sample(drawn, KEYS[9])[1] != sample(noisy, KEYS[9])[1])
     np.testing.assert_allclose(changed, 0.3 * 2 / 3, atol=0.03)
     source = Teacher(6, 2, classify=False)
     values = VariedMLP("values", source, (6, 4, 2), 4096, "values")
     drawn = plain(values, KEYS[8], "relu")
     noisy = DrawnMLP(values, drawn.variation._replace(noise=jnp.asarray(0.3)))
-    difference = drawn.sample(KEYS[9])[1] - noisy.sample(KEYS[9])[1]
+    difference = sample(drawn, KEYS[9])[1] - sample(noisy, KEYS[9])[1]
     np.testing.assert_allclose(difference.std(), 0.3, rtol=0.05)
     # Chance is counted as one.
-    variances = [float(plain(values, key, "relu").sample(key)[1].var()) for key in KEYS[:8]]
+    variance = jax.jit(lambda key: plain(values, key, "relu").sample(key)[1].var())
+    variances = [float(variance(key)) for key in KEYS[:8]]
     assert 0.3 < np.mean(variances) < 1.5
 
 
 def test_symbols_are_pairs_of_indicators_of_falling_frequency() -> None:
     source = Symbols(16, 4)
-    drawn = source.draw(KEYS[10])
-    inputs, classes = source.sample(drawn, KEYS[11], 8192)
+    draw = jax.jit(lambda of, key: source.sample(source.draw(of), key, 8192))
+    inputs, classes = jax.device_get(draw(KEYS[10], KEYS[11]))
     np.testing.assert_allclose(np.mean(inputs**2), 1.0, rtol=1e-5)
     np.testing.assert_array_equal((inputs.reshape(-1, 2, 8) > 0).sum(axis=-1), 1)
     frequencies = np.sort(np.mean(inputs[:, :8] > 0, axis=0))[::-1]
@@ -119,12 +128,14 @@ def test_symbols_are_pairs_of_indicators_of_falling_frequency() -> None:
 def test_a_mixture_is_one_of_its_sources(rows: Rows) -> None:
     sources = (rows, Teacher(6, 3), Symbols(6, 3))
     mixture = Mixture(sources)
-    chosen = {int(mixture.draw(key)[0]) for key in KEYS}
+    draw, sampled = jax.jit(mixture.draw), jax.jit(lambda drawn: mixture.sample(drawn, KEYS[12], 8))
+    chosen = {int(draw(key)[0]) for key in KEYS}
     assert chosen == {0, 1, 2}
     for key in KEYS[:4]:
-        which, each = mixture.draw(key)
-        found = mixture.sample((which, each), KEYS[12], 8)
-        expected = sources[int(which)].sample(each[int(which)], KEYS[12], 8)
+        which, each = draw(key)
+        found = sampled((which, each))
+        source = sources[int(which)]
+        expected = jax.jit(lambda of, s=source: s.sample(of, KEYS[12], 8))(each[int(which)])
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
