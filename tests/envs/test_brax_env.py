@@ -24,7 +24,7 @@ NUM_STEPS = 30
 
 
 class Played(NamedTuple):
-    """Hopper with random actions: first states [lane], later states [lane, time].
+    """A body with random actions: first states [lane], later states [lane, time].
 
     ``raw_obs`` [lane] is what Brax itself makes of the raw form of the same keys.
     """
@@ -35,16 +35,16 @@ class Played(NamedTuple):
     raw_obs: jax.Array
 
 
-@pytest.fixture(scope="module")
-def hopper() -> Played:
-    """One compiled program for all tests of this file, as compiling is what takes time."""
-    env = envs.make("brax:hopper")
+def _play(name: str) -> Played:
+    """One compiled program for all tests of a body, as compiling is what takes time."""
+    env = envs.make(name)
     wrapped = EpisodeWrapper(env, TIME_LIMIT)
 
     def lane(key):
         key_first, key_action = jax.random.split(key)
         first = wrapped.reset(key_first)
-        actions = jax.random.uniform(key_action, (NUM_STEPS, 3), minval=-1.0, maxval=1.0)
+        shape = (NUM_STEPS, env.action_size)
+        actions = LARGEST[name] * jax.random.uniform(key_action, shape, minval=-1.0, maxval=1.0)
 
         def advance(state, action):
             state = wrapped.step(state, action, first)
@@ -57,25 +57,52 @@ def hopper() -> Played:
     return Played(env, *jax.jit(jax.vmap(lane))(keys))
 
 
-def test_hopper_is_an_env_with_brax_sizes(hopper):
-    info = envs.describe("brax:hopper")
-    assert isinstance(hopper.env, Env)
-    assert hopper.env.observation_size == info.observation_size == 11
-    assert hopper.env.action_size == info.action_size == 3
-    assert (hopper.env.backend, hopper.env.dt) == ("spring", 0.008)
-    assert hopper.first.obs.shape == (NUM_LANES, 11)
+@pytest.fixture(scope="module")
+def hopper() -> Played:
+    return _play("brax:hopper")
 
 
-def test_hopper_form_is_fixed_and_float32(hopper):
-    assert jax.tree.structure(hopper.first) == jax.tree.structure(hopper.states)
-    floats = [hopper.states.obs, hopper.states.reward, hopper.states.done]
-    for leaf in floats + jax.tree.leaves(hopper.states.metrics):
+@pytest.fixture(scope="module")
+def pendulum() -> Played:
+    return _play("brax:inverted_pendulum")
+
+
+@pytest.fixture
+def played(request) -> Played:
+    return request.getfixturevalue(request.param)
+
+
+# The hopper takes twice as long to compile, and of the adapter it shows no more than its metrics.
+both = pytest.mark.parametrize(
+    "played", ["pendulum", pytest.param("hopper", marks=pytest.mark.slow)], indirect=True
+)
+# Weak enough for the pole to stay up until the time limit.
+LARGEST = {"brax:inverted_pendulum": 0.3, "brax:hopper": 1.0}
+SIZES = {"brax:inverted_pendulum": (4, 1, 0.02), "brax:hopper": (11, 3, 0.008)}
+
+
+@both
+def test_body_is_an_env_with_brax_sizes(played):
+    env, info = played.env, envs.describe(played.env.name)
+    assert isinstance(env, Env)
+    assert (env.observation_size, env.action_size, env.dt) == SIZES[env.name]
+    assert (info.observation_size, info.action_size) == SIZES[env.name][:2]
+    assert env.backend == "spring"
+    assert played.first.obs.shape == (NUM_LANES, env.observation_size)
+
+
+@both
+def test_form_is_fixed_and_float32(played):
+    assert jax.tree.structure(played.first) == jax.tree.structure(played.states)
+    floats = [played.states.obs, played.states.reward, played.states.done]
+    for leaf in floats + jax.tree.leaves(played.states.metrics):
         assert leaf.dtype == jnp.float32
-    for leaf in jax.tree.leaves(hopper.states):
+    for leaf in jax.tree.leaves(played.states):
         assert not leaf.weak_type
-        assert bool(jnp.isfinite(leaf).all())
+        assert np.isfinite(leaf).all()
 
 
+@pytest.mark.slow
 def test_hopper_x_position_is_the_torsos_from_reset_on(hopper):
     for states in (hopper.first, hopper.states):
         running = np.asarray(states.done) == 0  # after a restart physics is already the new one
@@ -84,6 +111,7 @@ def test_hopper_x_position_is_the_torsos_from_reset_on(hopper):
     assert np.all(np.asarray(hopper.first.metrics["x_position"]) != 0.0)
 
 
+@pytest.mark.slow
 def test_hopper_distance_is_velocity_times_time(hopper):
     x = np.asarray(hopper.states.metrics["x_position"])[:, :TIME_LIMIT]
     start = np.asarray(hopper.first.metrics["x_position"])
@@ -93,35 +121,47 @@ def test_hopper_distance_is_velocity_times_time(hopper):
     assert np.abs(x[:, -1] - start).max() > 1e-3
 
 
-def test_hopper_resets_are_distinct(hopper):
-    obs = np.asarray(hopper.first.obs)
+@both
+def test_resets_are_distinct(played):
+    obs = np.asarray(played.first.obs)
     assert len({tuple(row) for row in obs}) == NUM_LANES
 
 
-def test_hopper_time_limit_does_not_leak_into_later_steps(hopper):
-    truncation = np.asarray(hopper.states.info["truncation"])
+@both
+def test_time_limit_does_not_leak_into_later_steps(played):
+    truncation = np.asarray(played.states.info["truncation"])
     expected = (np.arange(1, NUM_STEPS + 1) % TIME_LIMIT == 0).astype(np.float32)
     np.testing.assert_array_equal(truncation, np.broadcast_to(expected, truncation.shape))
-    np.testing.assert_array_equal(hopper.states.done, truncation)
+    np.testing.assert_array_equal(played.states.done, truncation)
 
 
-def test_hopper_skeleton_and_segments_agree_with_the_physics(hopper):
-    physics = jax.tree.map(lambda leaf: leaf[0], hopper.first.physics)
-    positions, parents = hopper.env.skeleton(physics)
-    assert positions.shape == (4, 3)
-    assert parents == (-1, 0, 1, 2)
-    assert hopper.env.qpos(physics).shape == (hopper.env.model.nq,)
-    ends, radii = hopper.env.segments(physics)
-    assert ends.shape == (4, 2, 3)
-    # The model file: torso 0.4 m, thigh 0.45 m, leg 0.5 m, foot 0.39 m long.
+# Parents, lengths in m, radii, as in the model files: rail, cart, pole; torso, thigh, leg, foot.
+BODIES = {
+    "brax:inverted_pendulum": ((-1, 0), [2.0, 0.2, 0.6], [0.02, 0.1, 0.049]),
+    "brax:hopper": ((-1, 0, 1, 2), [0.4, 0.45, 0.5, 0.39], [0.05, 0.05, 0.04, 0.06]),
+}
+
+
+@both
+def test_skeleton_and_segments_agree_with_the_physics(played):
+    physics = jax.tree.map(lambda leaf: leaf[0], played.first.physics)
+    positions, parents = played.env.skeleton(physics)
+    expected_parents, expected_lengths, expected_radii = BODIES[played.env.name]
+    assert positions.shape == (len(expected_parents), 3)
+    assert parents == expected_parents
+    assert played.env.qpos(physics).shape == (played.env.model.nq,)
+    ends, radii = played.env.segments(physics)
+    assert ends.shape == (len(expected_lengths), 2, 3)
     lengths = np.linalg.norm(ends[:, 1] - ends[:, 0], axis=-1)
-    np.testing.assert_allclose(lengths, [0.4, 0.45, 0.5, 0.39], atol=1e-6)
-    np.testing.assert_allclose(radii, [0.05, 0.05, 0.04, 0.06], atol=1e-6)
-    np.testing.assert_allclose(ends[0].mean(axis=0), positions[0], atol=1e-3)
+    np.testing.assert_allclose(lengths, expected_lengths, atol=1e-6)
+    np.testing.assert_allclose(radii, expected_radii, atol=1e-6)
+    root = len(expected_lengths) - len(expected_parents)  # after what is fixed to the world
+    np.testing.assert_allclose(ends[root].mean(axis=0), positions[0], atol=1e-3)
 
 
-def test_hopper_reset_from_typed_key_equals_brax_from_raw_key(hopper):
-    np.testing.assert_array_equal(hopper.first.obs, hopper.raw_obs)
+@both
+def test_reset_from_typed_key_equals_brax_from_raw_key(played):
+    np.testing.assert_array_equal(played.first.obs, played.raw_obs)
 
 
 class _Kinematics(NamedTuple):
