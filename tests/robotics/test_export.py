@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import re
 import subprocess
@@ -30,17 +32,24 @@ CONFIGS = {
 CHOICES = 3
 
 
+@functools.cache
+def start(config: NetworkConfig, size: int, discrete: bool) -> dict:
+    """Fresh weights, the same for all files; each operation on its own is compiled on its own."""
+    init = jax.jit(lambda key: init_policy(key, OBS, size, config, discrete))
+    return jax.device_get(init(jax.random.key(1)))
+
+
 def write(folder: Path, config: NetworkConfig, discrete: bool = False, **about) -> Path:
     """An exported policy that has never been trained but does something."""
     size = CHOICES if discrete else ACTIONS
     policy = make_policy(OBS, size, config, discrete)
-    params = init_policy(jax.random.key(1), OBS, size, config, discrete)
+    params = copy.deepcopy(start(config, size, discrete))
     last = params["mlp"][f"layer_{len(config.policy_hidden)}"]
     last["kernel"] = last["kernel"] * 100.0  # the start is close to zero on purpose
     rng = np.random.default_rng(0)
     normalizer = {
-        "mean": jnp.asarray(rng.normal(size=OBS), jnp.float32),
-        "std": jnp.asarray(rng.uniform(0.5, 2.0, OBS), jnp.float32),
+        "mean": np.float32(rng.normal(size=OBS)),
+        "std": np.float32(rng.uniform(0.5, 2.0, OBS)),
     }
     header = {"env": "brax:inverted_pendulum", "backend": None, "dt": 0.02, "env_steps": 5}
     header |= {"observation_size": OBS, "action_size": size, "episode_length": 20, **about}
