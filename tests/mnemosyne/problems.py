@@ -49,11 +49,22 @@ def tree(seed: int = 0) -> dict[str, np.ndarray]:
     return jax.tree.map(lambda x: np.float32(0.3) * x, _normal(seed, SHAPES))
 
 
+def _optimizer(config: mnemosyne.MnemosyneConfig) -> optax.GradientTransformationExtraArgs:
+    """Its update is one program for all who call it with equal shapes."""
+    optimizer = mnemosyne.from_meta_params(meta_params(config), config)
+    return optax.GradientTransformationExtraArgs(optimizer.init, jax.jit(optimizer.update))
+
+
 @functools.cache
 def small() -> optax.GradientTransformationExtraArgs:
-    """The small network; its update is one program for all who call it with equal shapes."""
-    optimizer = mnemosyne.from_meta_params(meta_params(SMALL), SMALL)
-    return optax.GradientTransformationExtraArgs(optimizer.init, jax.jit(optimizer.update))
+    """The small network."""
+    return _optimizer(SMALL)
+
+
+@functools.cache
+def lean() -> optax.GradientTransformationExtraArgs:
+    """The lean network."""
+    return _optimizer(LEAN)
 
 
 def pair(seed: int = 0) -> dict[str, jax.Array]:

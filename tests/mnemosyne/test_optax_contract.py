@@ -98,7 +98,7 @@ def test_donated_state_gives_the_same_numbers(
 def test_vmap_over_meta_params_equals_a_loop() -> None:
     params, theta = problems.pair(), problems.meta_params(problems.SMALL)
     factors = np.asarray([1.0, 1.1, 0.9], np.float32)
-    thetas = jax.tree.map(lambda x: jnp.asarray(np.multiply.outer(factors, x)), theta)
+    thetas = jax.tree.map(lambda x: np.float32(np.multiply.outer(factors, x)), theta)
     state = mnemosyne.from_meta_params(theta, problems.SMALL).init(params)
 
     def update(theta: Any, state: Any) -> Any:
@@ -117,6 +117,7 @@ def test_vmap_over_meta_params_equals_a_loop() -> None:
         )
 
 
+# What wraps an update sees its state and its arguments, not the size of its network.
 LEARNED = {"bias": "learned", "matrix": "learned", "other": "adam"}
 WRAPPERS: dict[str, Wrap] = {
     "chain": lambda opt: optax.chain(optax.clip_by_global_norm(1.0), opt),
@@ -134,7 +135,7 @@ def test_wrappers_of_optax_compose(name: str) -> None:
     params = problems.pair()
     if name in ("masked", "partition"):
         params["other"] = jnp.ones(2)
-    moved = problems.two_updates(WRAPPERS[name](problems.small()), params)
+    moved = problems.two_updates(WRAPPERS[name](problems.lean()), params)
     for tensor in ("bias", "matrix"):
         assert problems.gap(moved[tensor], params[tensor]) > 0
     assert problems.all_finite(moved)
@@ -143,7 +144,7 @@ def test_wrappers_of_optax_compose(name: str) -> None:
 def test_lookahead_of_optax_composes() -> None:
     params = problems.pair()
     start = optax.LookaheadParams.init_synced(params)
-    moved = problems.two_updates(optax.lookahead(problems.small(), 2, 0.5), start, params)
+    moved = problems.two_updates(optax.lookahead(problems.lean(), 2, 0.5), start, params)
     assert problems.gap(moved.fast, params) > 1e-4
     # After two fast steps the slow parameters go half of the way, and the fast ones join them.
     assert problems.gap(moved.fast, moved.slow) < 1e-6
@@ -152,7 +153,7 @@ def test_lookahead_of_optax_composes() -> None:
 
 def test_apply_if_finite_composes_and_recovers() -> None:
     params = problems.pair()
-    opt = optax.apply_if_finite(problems.small(), 5)
+    opt = optax.apply_if_finite(problems.lean(), 5)
     state, update = opt.init(params), jax.jit(opt.update)
     bad = jax.tree.map(lambda x: jnp.nan * x, params)
     updates, state = update(bad, state, params)
@@ -167,14 +168,14 @@ def test_inject_hyperparams_sees_the_learning_rate_and_nothing_else() -> None:
     params = problems.pair()
 
     def build(meta_params: object, learning_rate: float) -> optax.GradientTransformation:
-        return mnemosyne.from_meta_params(meta_params, problems.SMALL, learning_rate=learning_rate)
+        return mnemosyne.from_meta_params(meta_params, problems.LEAN, learning_rate=learning_rate)
 
-    theta = problems.meta_params(problems.SMALL)
+    theta = problems.meta_params(problems.LEAN)
     opt = optax.inject_hyperparams(build, static_args=())(theta, learning_rate=0.5)
     state = opt.init(params)
     assert set(state.hyperparams) == {"learning_rate"}
     updates, _ = jax.jit(opt.update)(params, state, params)
-    plain, _ = problems.small().update(params, problems.small().init(params), params)
+    plain, _ = problems.lean().update(params, problems.lean().init(params), params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 0.5 * b, rtol=1e-5), updates, plain)
 
 
