@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("mujoco.mjx")
 
 import envs
-from envs import _mujoco, randomization
+from envs import _mujoco, mujoco_env, randomization
 from envs.api import Env, EpisodeWrapper
 from envs.checker import check
 
@@ -147,6 +147,12 @@ def robot(tmp_path):
     return write
 
 
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Takes a second of tracing from tests that ask nothing of observations or of the physics."""
+    monkeypatch.setattr(mujoco_env, "_measured", lambda env: env)
+
+
 SIZES = {"lander": (2, 1, 0.02, 1000), "hopper": (11, 3, 0.02, 500)}
 
 
@@ -206,6 +212,7 @@ def test_robot_moves_as_in_mujocos_c_code_through_its_first_contacts(played):
     assert np.asarray(played.states.physics._impl.contact.dist).min() < 0.0  # it has landed
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_hopper_can_be_drawn_without_opengl():
     env = envs.make(f"mujoco:{ROBOTS / 'hopper.xml'}")
     physics = types.SimpleNamespace(qpos=jnp.asarray(env.model.qpos0, jnp.float32))
@@ -253,6 +260,7 @@ def double_mass(key, model):
     return model.replace(body_mass=2.0 * model.body_mass)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_randomize_option_takes_the_place_of_the_tasks_own(robot, monkeypatch):
     monkeypatch.setitem(sys.modules, "my_robots", types.SimpleNamespace(double=double_mass))
     for option in ("my_robots:double", double_mass):
@@ -262,6 +270,7 @@ def test_randomize_option_takes_the_place_of_the_tasks_own(robot, monkeypatch):
         np.testing.assert_array_equal(mass, 2.0 * env.mjx_model.body_mass)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_batched_randomization_is_that_of_brax_and_playground(robot):
     def batched(model, keys):
         masses = jax.vmap(lambda key: model.body_mass * jax.random.uniform(key))(keys)
@@ -305,6 +314,7 @@ def test_checker_passes_on_a_users_robot(robot):
     check(envs.make(robot(), episode_length=20), num_steps=8)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_file_with_two_tasks_makes_the_one_that_is_named():
     name = f"mujoco:{ROBOTS / 'two_link_crawler.xml'}"
     assert envs.make(f"{name}:Crawl").name == f"{name}:Crawl"
