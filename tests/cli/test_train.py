@@ -153,6 +153,7 @@ def _free_port() -> int:
         return one.getsockname()[1]
 
 
+@pytest.mark.slow  # two processes compile the run anew
 def test_two_processes_go_on_with_the_numbers_of_one(trained, tmp_path, root, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(trained[0], folder)
