@@ -10,7 +10,7 @@ import pytest
 from envs.api import EpisodeWrapper
 from envs.registry import make
 from robotics.algorithm import add_env_steps, count_env_steps, zero_env_steps
-from robotics.es import ESConfig, make_es, presets
+from robotics.es import ESConfig, make_es, presets, shaping
 from robotics.es.perturb import (
     LowRankKernel,
     estimate_gradient,
@@ -18,12 +18,15 @@ from robotics.es.perturb import (
     perturb,
     sample_noise,
 )
-from robotics.es.shaping import ars_weights, centered_ranks, gradient_weights
+from robotics.es.shaping import gradient_weights
 from robotics.networks import NetworkConfig
 from tests.robotics.counting_env import CountingEnv
 from tests.robotics.optimizers_under_test import ES_FACTORIES
 
 _SMALL = NetworkConfig(policy_hidden=(8,), noise="none")
+# Each operation on its own would be compiled on its own.
+ars_weights = jax.jit(shaping.ars_weights, static_argnums=1)
+centered_ranks = jax.jit(shaping.centered_ranks)
 
 
 def _config(**changes):
@@ -108,24 +111,29 @@ def test_gradient_of_a_quadratic_is_unbiased(rank):
 
 @pytest.mark.parametrize("rank", [1, 2])
 def test_low_rank_noise_has_rank_and_covariance_and_is_applied_without_being_formed(rank):
-    params = {"bias": jnp.zeros(5), "kernel": jnp.ones((6, 5))}
-    noise = sample_noise(jax.random.key(3), params, 4000, rank)
+    params = jax.device_put({"bias": np.zeros(5, "f4"), "kernel": np.ones((6, 5), "f4")})
+    noise = jax.jit(lambda key: sample_noise(key, params, 4000, rank))(jax.random.key(3))
     formed = np.einsum("pmr,pnr->pmn", noise["kernel"].left, noise["kernel"].right)
     assert set(np.linalg.matrix_rank(formed[:20], tol=1e-4)) == {rank}
     flat = formed.reshape(4000, -1)
     covariance = flat.T @ flat / 4000
     np.testing.assert_allclose(covariance, np.eye(30), atol=5 * np.sqrt(8 / 4000))
-    member = jax.tree.map(lambda leaf: leaf[1, 7], perturb(params, noise, 0.1)["kernel"][1:])
-    x = jax.random.normal(jax.random.key(4), (3, 6))
-    applied = x @ LowRankKernel(params["kernel"], *member)
+    x = np.random.default_rng(4).normal(size=(3, 6)).astype(np.float32)
+
+    @jax.jit
+    def apply(noise, x):
+        member = jax.tree.map(lambda leaf: leaf[1, 7], perturb(params, noise, 0.1)["kernel"][1:])
+        return x @ LowRankKernel(params["kernel"], *member)
+
+    applied = apply(noise, x)
     np.testing.assert_allclose(applied, x @ (1.0 - 0.1 * formed[7]), rtol=1e-4, atol=1e-5)
 
 
 def test_perturbations_are_antithetic_and_follow_the_tree():
-    params = {"a": jnp.ones((2, 3)), "b": jnp.zeros(4)}
-    noise = sample_noise(jax.random.key(0), params, 5)
-    population = perturb(params, noise, 0.3)
-    assert jax.tree.map(jnp.shape, population) == {"a": (2, 5, 2, 3), "b": (2, 5, 4)}
+    params = jax.device_put({"a": np.ones((2, 3), "f4"), "b": np.zeros(4, "f4")})
+    draw = jax.jit(lambda key: perturb(params, sample_noise(key, params, 5), 0.3))
+    population = jax.device_get(draw(jax.random.key(0)))
+    assert jax.tree.map(np.shape, population) == {"a": (2, 5, 2, 3), "b": (2, 5, 4)}
     for leaf, center in zip(jax.tree.leaves(population), jax.tree.leaves(params), strict=True):
         mean = 0.5 * (leaf[0] + leaf[1])
         np.testing.assert_allclose(mean, np.broadcast_to(center, leaf[0].shape), atol=1e-6)
@@ -150,18 +158,18 @@ def test_ars_step_is_that_of_the_paper_by_hand():
 
 
 def test_ars_never_uses_a_return_that_is_not_finite_and_equal_ones_do_not_move():
-    returns = jnp.array([[1.0, jnp.nan, 3.0, 2.0], [0.0, 9.0, 1.0, jnp.inf]])
+    returns = np.float32([[1.0, np.nan, 3.0, 2.0], [0.0, 9.0, 1.0, np.inf]])
     wanted = np.array([1.0, 0.0, 2.0, 0.0]) / (2 * np.std([1.0, 0.0, 3.0, 1.0]))
     np.testing.assert_allclose(ars_weights(returns, 3), wanted, rtol=1e-5)
-    np.testing.assert_allclose(ars_weights(jnp.ones((2, 4)), 2), 0.0)
+    np.testing.assert_allclose(ars_weights(np.ones((2, 4), np.float32), 2), 0.0)
 
 
 def test_ranks_are_centered_shared_among_equals_and_worst_for_nan():
     np.testing.assert_allclose(
-        centered_ranks(jnp.array([3.0, -7.0, 100.0, 4.0, 3.5])), [-0.25, -0.5, 0.5, 0.25, 0.0]
+        centered_ranks(np.float32([3.0, -7.0, 100.0, 4.0, 3.5])), [-0.25, -0.5, 0.5, 0.25, 0.0]
     )
-    np.testing.assert_allclose(centered_ranks(jnp.ones(4)), 0.0)
-    np.testing.assert_allclose(centered_ranks(jnp.array([1.0, jnp.nan, 2.0])), [0.0, -0.5, 0.5])
+    np.testing.assert_allclose(centered_ranks(np.ones(4, np.float32)), 0.0)
+    np.testing.assert_allclose(centered_ranks(np.float32([1.0, jnp.nan, 2.0])), [0.0, -0.5, 0.5])
 
 
 def _telemetry(opt_state, updates, params):
