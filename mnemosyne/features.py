@@ -30,6 +30,8 @@ NUM_PATH_FEATURES = 2
 NUM_COORDINATE_FEATURES = 3
 EXTRAS = ("value", "kl", "clip_fraction", "entropy", "explained_variance", "epoch", "progress")
 """Names of the optional scalars that a host may pass to ``update``."""
+OF_ACTIONS = ("kl", "clip_fraction", "entropy")
+"""Those that say nothing about a tensor on which no action depends."""
 NUM_EXTRA_FEATURES = 3
 NUM_INPUTS = NUM_TOKEN_FEATURES + NUM_GLOBAL_FEATURES + len(EXTRAS) * NUM_EXTRA_FEATURES
 """Everything that the token network reads of a token, besides its sampled coordinates."""
@@ -138,6 +140,18 @@ def encode_extras(extras: Mapping[str, Any], loss: LossState) -> Float[Array, " 
     )
     features = jnp.concatenate([jnp.ones((len(EXTRAS), 1)), pairs], axis=1)
     return jnp.where(present[:, None], features, 0.0).reshape(-1)
+
+
+def tell(
+    encoded: Float[Array, " extras"], acting: Float[Array, " tokens"]
+) -> Float[Array, "tokens extras"]:
+    """What each token is told: of :data:`OF_ACTIONS` nothing where ``acting`` is 0.
+
+    To a token that is not told it is as if the host did not know. So one set of meta-parameters
+    can hold a policy back by its KL divergence and leave the value network alone.
+    """
+    of_actions = np.repeat([name in OF_ACTIONS for name in EXTRAS], NUM_EXTRA_FEATURES)
+    return encoded * jnp.where(of_actions, acting[:, None], 1.0)
 
 
 class Sample(NamedTuple):

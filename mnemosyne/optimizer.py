@@ -45,10 +45,14 @@ def scale_by_mnemosyne(
     Returns:
       A transformation whose ``update(grads, state, params=None, **extras)`` takes any of
       :data:`mnemosyne.features.EXTRAS` as optional float32 scalars; absent and non-finite mean the
-      same, unknown ones are dropped. Without ``params`` the features of the parameters are neutral.
+      same, unknown ones are dropped. Where ``policy``, a tree prefix of the parameters with truth
+      values such as ``{"policy": True, "value": False}``, is false, the tensors are not told
+      :data:`mnemosyne.features.OF_ACTIONS`. Without ``params`` the features of the parameters are
+      neutral.
 
     Raises:
-      ValueError: from ``update``, for an extra that is not a scalar.
+      ValueError: from ``update``, for an extra that is not a scalar, or a ``policy`` that is no
+        prefix of the parameters.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -98,7 +98,8 @@ def scale_by_plus(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleByMnemosyneState]:
-        return _update(theta, config, updates, state, params, check_extras(extra_args))
+        acting = _acting(extra_args.get("policy"), updates)
+        return _update(theta, config, updates, state, params, check_extras(extra_args), acting)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -116,6 +117,24 @@ def check_extras(extras: dict[str, Any]) -> dict[str, Any]:
     return known
 
 
+def _acting(policy: Any, updates: optax.Updates) -> Float[Array, " tensors"]:
+    """1 for each tensor that actions depend on, which is all of them if nothing is said.
+
+    Raises:
+      ValueError: if ``policy`` is no prefix of the tree of updates.
+    """
+    if policy is None:
+        return jnp.ones(len(jax.tree.leaves(updates)))
+    try:
+        flags = jax.tree.leaves(jax.tree.broadcast(policy, updates))
+    except ValueError as error:
+        raise ValueError(
+            "policy= must have a truth value for every subtree of the parameters, such as "
+            f"{{'policy': True, 'value': False}}, got {policy!r}."
+        ) from error
+    return jnp.stack([jnp.asarray(flag, jnp.float32) for flag in flags])
+
+
 def _update(
     theta: MetaParams,
     config: MnemosyneConfig,
@@ -123,6 +142,7 @@ def _update(
     state: ScaleByMnemosyneState,
     params: optax.Params | None,
     extras: dict[str, Any],
+    acting: Float[Array, " tensors"],
 ) -> tuple[optax.Updates, ScaleByMnemosyneState]:
     g, treedef = jax.tree.flatten(updates)
     if not any(leaf.size for leaf in g):
@@ -140,8 +160,9 @@ def _update(
     if "value" in extras:
         loss = features.update_loss(loss, jnp.asarray(extras["value"], jnp.float32))
     sample = _draw(tensors, packing, state, verdict)
-    encoded = features.encode_extras(extras, loss)
-    controls, remembered = _control(theta, config, layout, sample, state, encoded)
+    acting = acting[np.repeat(np.arange(len(g)), layout.tokens)]
+    told = features.tell(features.encode_extras(extras, loss), acting)
+    controls, remembered = _control(theta, config, layout, sample, state, told)
     coefficients, masses = _coefficients(controls, state, verdict, features.rms(sample.p), layout)
     deltas, mu, nu = _apply(packing, layout, tensors, coefficients, config)
     trodden = _tread(config, layout, packing, state.path, deltas, controls)
@@ -227,14 +248,14 @@ def _control(
     layout: Layout,
     sample: features.Sample,
     state: ScaleByMnemosyneState,
-    extras: Float[Array, " extras"],
+    extras: Float[Array, "tokens extras"],
 ) -> tuple[Controls, MemoryState]:
     """Sample -> features -> token network -> controls."""
     shapes, counts = _static(layout.shapes, layout.tokens)
     per_token, network = features.token_features(sample, jnp.asarray(counts), jnp.asarray(shapes))
     own, common, log_gain = _look_back(config, layout, sample, state.path, jnp.asarray(counts))
     per_token = jnp.concatenate([per_token, own], axis=-1)
-    network = jnp.concatenate([network, common, features.time_features(state.count), extras])
+    network = jnp.concatenate([network, common, features.time_features(state.count)])
     context = jnp.broadcast_to(network, (layout.num_tokens, network.size))
     chunk_size, num_chunks = config.chunk
     read = sample_indices(config.sample, chunk_size * num_chunks)
@@ -244,7 +265,7 @@ def _control(
         config,
         layout,
         state.memory,
-        jnp.concatenate([per_token, context], axis=-1),
+        jnp.concatenate([per_token, context, extras], axis=-1),
         coordinates.reshape(layout.num_tokens, num_chunks, chunk_size, -1),
         jnp.asarray(counts),
         log_gain,

@@ -252,6 +252,7 @@ def _update(
         "kl": scalars["kl"],
         "clip_fraction": scalars["clip_fraction"],
         "entropy": scalars["entropy"],
+        "policy": {"policy": True, "value": False},
         "progress": learner.updates.astype(jnp.float32) / setup.config.num_updates,
     }
     updates, opt_state = setup.optimizer.update(grads, learner.opt_state, learner.params, **extras)

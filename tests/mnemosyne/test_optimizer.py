@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import mnemosyne
-from mnemosyne import controller, layout, memory, rule, telemetry
+from mnemosyne import controller, features, layout, memory, rule, telemetry
 from tests.mnemosyne import problems
 
 
@@ -208,6 +208,29 @@ def test_update_extra_that_is_no_scalar_is_refused() -> None:
     params, opt = problems.pair(), _small()
     with pytest.raises(ValueError, match="value= must be a scalar"):
         opt.update(params, opt.init(params), params, value=jnp.ones(3))
+
+
+def test_update_tells_what_is_known_of_actions_to_the_policy_alone() -> None:
+    theta = problems.untrained(problems.LEAN)
+    theta |= {"skip": theta["skip"].at[features.input_row("kl", 1), 0].set(-3.0)}
+    opt = mnemosyne.from_meta_params(theta, problems.LEAN)
+    params = {"policy": problems.pair(), "value": problems.pair()}
+    state, roles = opt.init(params), {"policy": True, "value": False}
+
+    def update(**extras: Any) -> Any:
+        return jax.jit(lambda s: opt.update(params, s, params, progress=0.5, **extras)[0])(state)
+
+    nobody, everybody, some = update(), update(kl=0.1), update(kl=0.1, policy=roles)
+    assert problems.gap(nobody["policy"], everybody["policy"]) > 1e-5
+    assert problems.gap(some["policy"], everybody["policy"]) == 0
+    assert problems.gap(some["value"], nobody["value"]) == 0
+
+
+@pytest.mark.parametrize("policy", [{"policy": True}, {"matrix": True, "other": False}])
+def test_update_policy_that_is_no_prefix_is_refused(policy: dict) -> None:
+    params, opt = problems.pair(), _small()
+    with pytest.raises(ValueError, match="policy= must have a truth value for every subtree"):
+        opt.update(params, opt.init(params), params, policy=policy)
 
 
 def test_update_without_params_works_and_weight_decay_then_refuses() -> None:

@@ -105,6 +105,7 @@ def _recorder(inner, size):
 
     def update(grads, state, params=None, **extras):
         seen, count, inner_state = state
+        assert extras.pop("policy") == {"policy": True, "value": False}
         assert set(extras) == set(_EXTRAS)
         assert all(x.dtype == jnp.float32 and not x.shape for x in extras.values())
         seen = {name: seen[name].at[count].set(extras[name]) for name in _EXTRAS}
