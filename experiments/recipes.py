@@ -108,16 +108,23 @@ def adaptive(theta: Theta) -> Theta:
 
 
 def cautious(theta: Theta) -> Theta:
-    """A start for policies: two fifths of Adam's step, slaved to the KL divergence if it is told.
+    """A start for policies: bold where the policy is still the one that acted, else cautious.
 
-    Steps shrink like ``(kl / 0.01) ** -0.6``, within a factor 20, and like ``(1 - progress) **
-    0.75``; a quarter of the fresh gradient is added to the momentum. Chosen among about
-    thirty settings on inverted_pendulum (M) and hopper (V); see ``docs/decisions.md``.
+    Tensors that are told the KL divergence take two fifths of Adam's step, times ``(kl / 0.01) **
+    -0.6`` below 0.01, at most 20: in PPO that is the first update from a rollout, where the
+    divergence is 0. Others, such as a value network, take Adam's step. All shrink like
+    ``(1 - progress) ** 0.75``; a quarter of the fresh gradient is added to the momentum. Chosen
+    among about sixty settings on M and V; see ``docs/decisions.md``.
     """
     # The first time feature, t / (t + 3), is 1 after a few updates: it serves as a constant.
     constant = features.input_row("time", 0)
-    skip = anneal(theta, 0.75)["skip"].at[constant, 0].add(-0.9).at[constant, 1].add(0.25)
-    return theta | {"skip": skip.at[features.input_row("kl", 1), 0].add(-3.0)}
+    told, logarithm, size = (features.input_row("kl", index) for index in range(3))
+    skip = anneal(theta, 0.75)["skip"].at[constant, 1].add(0.25)
+    # log(kl / 0.01) is read in fives; half of it less half of its size is 0 above 0.01.
+    exponent = 5.0 * 0.6 / 2.0
+    return theta | {
+        "skip": skip.at[told, 0].add(-0.9).at[logarithm, 0].add(-exponent).at[size, 0].add(exponent)
+    }
 
 
 def rl(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
