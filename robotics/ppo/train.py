@@ -36,7 +36,7 @@ def make_ppo(
     the float32 scalars ``value`` (the loss), ``kl`` (k3 estimate on this minibatch before the
     update), ``clip_fraction``, ``entropy``, ``explained_variance`` (of this rollout, before its
     updates), ``epoch`` (position among the passes over this rollout, 0 to 1) and ``progress`` (of
-    the run, 0 to 1).
+    the run, 0 to 1), and with ``policy``, which says what actions depend on.
 
     Args:
       env: environment with time limit.
@@ -55,9 +55,8 @@ def make_ppo(
 
     Example:
       >>> algorithm = make_ppo(EpisodeWrapper(env), PPOConfig(), optax.adam(3e-4))  # doctest: +SKIP
-      >>> state, metrics = jax.jit(algorithm.epoch)(
-      ...     algorithm.init(jax.random.key(0))
-      ... )  # doctest: +SKIP
+      >>> state = algorithm.init(jax.random.key(0))  # doctest: +SKIP
+      >>> state, metrics = jax.jit(algorithm.epoch)(state)  # doctest: +SKIP
     """
     sizes = env.env.observation_size, env.env.action_size
     slot = optax.with_extra_args_support(optimizer)
