@@ -76,7 +76,7 @@ def _settings(config: Demo, name: str, folder: Path) -> Any:
         env=config.env,
         optimizer=name,
         learning_rate=None if ours else RIVAL_RATE,
-        weights=config.weights,
+        weights=config.weights if ours else None,
         num_timesteps=config.num_timesteps,
         num_evaluations=10,
         seed=config.seed,
