@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``mnemosyne analyze``: what theory says about the memory, and how chaotic meta-training is."""
+"""``mnemosyne analyze``: theory of the memory, chaos in meta-training, weights at their work."""
 
 from __future__ import annotations
 
@@ -9,19 +9,26 @@ from typing import Any, Literal
 
 import tyro
 
-SUBJECTS = ("capacity", "lyapunov")
+SUBJECTS = ("capacity", "lyapunov", "policy")
 
 
 @dataclasses.dataclass(frozen=True)
 class Analyze:
-    """Check the theory of the memory (capacity), or measure chaos in meta-training (lyapunov)."""
+    """Check the theory of the memory, measure chaos of meta-training, or watch weights at work."""
 
     subject: tyro.conf.Positional[str] = ""
-    """capacity or lyapunov."""
-    artifact: tyro.conf.Positional[str] = "mnemosyne-base"
-    """lyapunov: name of shipped weights, or a file."""
+    """capacity, lyapunov or policy."""
+    artifact: tyro.conf.Positional[str] = ""
+    """lyapunov, policy: name of shipped weights, or a file; default: mnemosyne-base, for policy
+    mnemosyne-rl."""
     out: Path | None = None
-    """capacity: folder for the figures; without it none are drawn."""
+    """capacity, policy: folder for the figures; without it none are drawn."""
+    env: str = "brax:inverted_pendulum"
+    """policy: where to train by PPO; not an environment of the hold-out."""
+    without: tuple[str, ...] = ()
+    """policy: parts that fall silent in further runs, such as actions progress memory attention."""
+    num_seeds: int = 4
+    """policy: runs of every optimizer, at least 1."""
     draws: int = 20_000
     """capacity: draws of the random features, at least 100; fewer are faster and noisier."""
     recipe: Literal["base", "rl"] = "base"
@@ -47,9 +54,8 @@ def run(config: Analyze) -> dict[str, Any]:
       ValueError: no subject, an unknown one, or a setting out of range.
     """
     _check(config)
-    if config.subject == "capacity":
-        return _capacity(config)
-    return _lyapunov(config)
+    subjects = {"capacity": _capacity, "lyapunov": _lyapunov, "policy": _policy}
+    return subjects[config.subject](config)
 
 
 def _check(config: Analyze) -> None:
@@ -59,11 +65,13 @@ def _check(config: Analyze) -> None:
     if config.subject not in SUBJECTS:
         hint = f"; did you mean {nearest(config.subject, SUBJECTS)!r}?" if config.subject else "."
         raise ValueError(
-            f"name what to analyze, {' or '.join(SUBJECTS)}, not {config.subject!r}{hint}"
+            f"name what to analyze, one of {', '.join(SUBJECTS)}, not {config.subject!r}{hint}"
         )
-    for name, least in (("draws", 100), ("truncations", 2), ("problems", 1), ("seed", 0)):
+    bounds = {"draws": 100, "truncations": 2, "problems": 1, "seed": 0, "num_seeds": 1}
+    for name, least in bounds.items():
         if getattr(config, name) < least:
-            raise ValueError(f"--{name} must be at least {least}, got {getattr(config, name)}.")
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} must be at least {least}, got {getattr(config, name)}.")
 
 
 def _capacity(config: Analyze) -> dict[str, Any]:
@@ -87,7 +95,8 @@ def _lyapunov(config: Analyze) -> dict[str, Any]:
     from mnemosyne import artifacts
     from mnemosyne.analysis import lyapunov
 
-    artifact = mnemosyne.load(config.artifact)
+    name = config.artifact or "mnemosyne-base"
+    artifact = mnemosyne.load(name)
     sizes = [array.size for array in artifacts.flatten(artifact.meta_params).values()]
     rows = []
     print(f"{'median exponent':>15}  {'range':<18} use   family")
@@ -107,7 +116,32 @@ def _lyapunov(config: Analyze) -> dict[str, Any]:
         print(f"{median:>+15.4f}  {spread:<18} {row['recommended']:<5} {name}", flush=True)
     print(f"per inner step, in nats; above {lyapunov.THRESHOLD} gradients through the unroll are")
     print("too noisy and evolution strategies are recommended")
-    return {"artifact": config.artifact, "threshold": lyapunov.THRESHOLD, "families": rows}
+    return {"artifact": name, "threshold": lyapunov.THRESHOLD, "families": rows}
+
+
+def _policy(config: Analyze) -> dict[str, Any]:
+    """Trains under watch, prints what was seen, draws if asked to."""
+    import mnemosyne
+    from experiments.benchmarks.options import Options
+    from experiments.benchmarks.policies import suites
+    from experiments.understanding import figures, study
+    from robotics.run_folder import check_writable
+
+    name = config.artifact or "mnemosyne-rl"
+    artifact = mnemosyne.load(name)
+    cell = suites.cell_of(Options(size="small"), config.env)
+    if config.out is not None:
+        check_writable(config.out)
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    found = study.study(name, artifact, cell, config.without, seeds)
+    print(study.table(found))
+    result = {"artifact": name, "env": config.env, "optimizers": study.rows(found)}
+    if config.out is not None:
+        file = config.out / f"{config.env.replace(':', '-')}.png"
+        title = f"{name} on {config.env}, PPO, {config.num_seeds} seeds"
+        result["figures"] = [figures.draw(found, title, file)]
+        print(f"figure: {file}")
+    return result
 
 
 def _families(config: Analyze, network: Any) -> dict[str, tuple[Any, int]]:
