@@ -55,8 +55,23 @@ def learning_curves(rows: Sequence[Row], path: Path) -> Path:
         frameon=False,
         fontsize=8,
     )
+    return save(figure, path)
+
+
+def save(figure: Any, path: Path, dpi: int = 110) -> Path:
+    """Writes a figure of matplotlib whole or not at all; its folder is made.
+
+    Args:
+      figure: what to write.
+      path: .png, .svg or .pdf; PNG without any of them.
+      dpi: pixels an inch.
+
+    Returns:
+      The path.
+    """
     picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix.removeprefix(".") or "png", dpi=110)
+    figure.savefig(picture, format=path.suffix.removeprefix(".") or "png", dpi=dpi)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, picture.getvalue())
     return path
 

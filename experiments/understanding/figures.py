@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from experiments.understanding.study import Watched
+from experiments import plots
+from experiments.understanding.study import Watched, standard_error
 from experiments.understanding.watch import KL_EDGES
-from mnemosyne.artifacts import write_atomically
 
 ROLES = (("policy", "#1b6ca8"), ("value", "#d1495b"))
 """Parts of PPO's parameters, and their colours."""
@@ -27,22 +26,16 @@ def draw(found: Sequence[Watched], title: str, path: Path) -> Path:
       title: of the figure.
       path: PNG to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 7.0), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=10)
     for axes, panel in zip(figure.subplots(2, 2).ravel(), PANELS, strict=True):
         panel(axes, found)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=7)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, picture.getvalue())
-    return path
+    return plots.save(figure, path, dpi=120)
 
 
 def _of_role(one: Watched, role: str) -> Bool[np.ndarray, " tensors"]:
@@ -62,6 +55,7 @@ def _lines(axes: Any, x: np.ndarray, one: Watched, sizes: Float[np.ndarray, "x t
 def _over_time(axes: Any, found: Sequence[Watched]) -> None:
     _lines(axes, found[0].env_steps, found[0], found[0].step)
     axes.set_xlabel("env steps", fontsize=8)
+    axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
 
 
 def _within_rollout(axes: Any, found: Sequence[Watched]) -> None:
@@ -82,13 +76,13 @@ def _by_kl(axes: Any, found: Sequence[Watched]) -> None:
 
 def _returns(axes: Any, found: Sequence[Watched]) -> None:
     for one in found:
-        mean, size = one.returns.mean(0), len(one.returns)
+        mean, error = one.returns.mean(0), standard_error(one.returns)
         line = axes.plot(one.env_steps, mean, label=one.name, linewidth=1.2)[0]
-        error = one.returns.std(0) / np.sqrt(size)
         axes.fill_between(
             one.env_steps, mean - error, mean + error, alpha=0.15, color=line.get_color()
         )
     axes.set_xlabel("env steps", fontsize=8)
+    axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
     axes.set_ylabel("training return, mean and standard error", fontsize=8)
 
 

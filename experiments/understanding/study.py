@@ -138,11 +138,19 @@ def study(
     return [*found, watch("Adam 3e-4", cell, optax.adam(3e-4), seeds)]
 
 
+def standard_error(values: Float[np.ndarray, "seeds *rest"]) -> Float[np.ndarray, "*rest"]:
+    """Of the mean over the first axis; nan of a single seed, which says nothing about it."""
+    count = len(values)
+    if count < 2:
+        return np.full(values.shape[1:], np.nan)
+    return values.std(axis=0, ddof=1) / np.sqrt(count)
+
+
 def table(found: Sequence[Watched]) -> str:
     """Returns, and what the first optimizer does to every tensor."""
     lines = [f"{'optimizer':<24} return of the last {TAIL} chunks, {found[0].finals.size} seeds"]
     for one in found:
-        error = one.finals.std(ddof=1) / np.sqrt(one.finals.size) if one.finals.size > 1 else np.nan
+        error = standard_error(one.finals)
         lines.append(f"{one.name:<24} {one.finals.mean():10.1f} +- {error:.1f}")
     first = found[0]
     head = (

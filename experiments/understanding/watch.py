@@ -96,12 +96,6 @@ def _note(notes: Notes, moved: Any, direction: Any, gradient: Any, place: Array,
     tensors = [jax.tree.leaves(tree) for tree in (moved, direction, gradient)]
     lengths = [jnp.stack([jnp.linalg.norm(leaf) for leaf in leaves]) for leaves in tensors]
     size = jnp.log(jnp.maximum(lengths[0], _TINY) / jnp.maximum(lengths[1], _TINY))
-    step = -jnp.stack(
-        [
-            _cosines(tensors[0], lengths[0], *with_)
-            for with_ in zip(tensors[1:], lengths[1:], strict=True)
-        ]
-    )
     seen = kl is not None
     told = jnp.asarray(kl if seen else 0.0, jnp.float32)
     row = jnp.searchsorted(jnp.asarray(KL_EDGES, jnp.float32), told)
@@ -112,11 +106,12 @@ def _note(notes: Notes, moved: Any, direction: Any, gradient: Any, place: Array,
         by_kl=notes.by_kl.at[row].add(one * size),
         kl_count=notes.kl_count.at[row].add(one),
         # Adam's direction, as optax has it, points up the slope like the gradient.
-        to_adam=notes.to_adam + step[0],
-        to_gradient=notes.to_gradient + step[1],
+        to_adam=notes.to_adam - _cosines(tensors[0], tensors[1], lengths[0] * lengths[1]),
+        to_gradient=notes.to_gradient - _cosines(tensors[0], tensors[2], lengths[0] * lengths[2]),
     )
 
 
-def _cosines(left: list[Array], left_size: Array, right: list[Array], right_size: Array) -> Array:
+def _cosines(left: list[Array], right: list[Array], lengths: Array) -> Float[Array, " tensors"]:
+    """Of each pair; ``lengths`` are the products of their lengths."""
     dots = jnp.stack([jnp.vdot(a, b) for a, b in zip(left, right, strict=True)])
-    return dots / jnp.maximum(left_size * right_size, _TINY)
+    return dots / jnp.maximum(lengths, _TINY)

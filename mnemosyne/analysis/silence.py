@@ -28,11 +28,9 @@ def _without(name: str, leaf: str) -> Callable[[MetaParams], MetaParams]:
     """Weights of which one block adds nothing to the tokens."""
 
     def silenced(theta: MetaParams) -> MetaParams:
-        return (
-            theta | {name: theta[name] | {leaf: 0.0 * theta[name][leaf]}}
-            if name in theta
-            else theta
-        )
+        if name not in theta:
+            return theta
+        return theta | {name: theta[name] | {leaf: 0.0 * theta[name][leaf]}}
 
     return silenced
 
@@ -66,7 +64,7 @@ def silence(theta: MetaParams, part: str) -> MetaParams:
       part: a key of :data:`PARTS`.
 
     Raises:
-      ValueError: for a part that is not there.
+      ValueError: for a part that is not there, or weights of a paper mode.
 
     Example:
       >>> import mnemosyne

@@ -99,6 +99,8 @@ def test_study_is_told_drawn_and_stored(seen: study.Watched, tmp_path: Path) -> 
     ("arguments", "sentence"),
     [
         (["--env", "brax:ant"], "hold-out"),
+        (["--env", "gym:Hopper-v5"], "run inside JAX"),
+        (["--env", "brax:hoper"], "belongs to no split"),
         (["--num-seeds", "0"], "--num-seeds must be at least 1"),
         (["--without", "heart"], "no part 'heart'"),
     ],

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments import statistics
+from experiments import plots, statistics
 from experiments.benchmarks.policies import scores
-from experiments.plots import STYLES
-from mnemosyne.artifacts import write_atomically
 
 Row = dict[str, Any]
 _STYLES: dict[str, dict[str, Any]] = {
-    "ours": STYLES["ours"],
-    "untrained": STYLES["untrained"],
+    "ours": plots.STYLES["ours"],
+    "untrained": plots.STYLES["untrained"],
     "oracle": {"color": "#808080", "linewidth": 1.6},
     "adam": {"color": "#d1495b", "linewidth": 1.2},
     "adam-m": {"color": "#d1495b", "linewidth": 1.0, "linestyle": "--"},
@@ -70,9 +67,7 @@ def _save(figure: Any, first: Any, path: Path) -> None:
     columns = max(1, round(figure.get_figwidth()))  # an entry is about an inch wide
     place = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 7}
     figure.legend(handles, labels, **place)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    write_atomically(path, picture.getvalue())
+    plots.save(figure, path, dpi=120)
 
 
 def _learning_curves(rows: Sequence[Row], styles: dict[str, Any], path: Path) -> None:

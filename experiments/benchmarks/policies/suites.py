@@ -154,12 +154,15 @@ def cell_of(options: Options, name: str) -> Cell:
     """The cell of one environment by its full name, as long as in the suite of its split.
 
     Raises:
-      ValueError: for an environment of the hold-out, which is judged and nothing else, or of none.
+      ValueError: for an environment of the hold-out, which is judged and nothing else, of no split,
+        or outside JAX.
     """
     where: Any = splits.env_split(name)
     if where == "hold-out":
         raise ValueError(f"{name} is of the hold-out split, which only `policies` may run.")
-    rollouts = _lengths(options.size, options.algo, where).get(name)
+    lengths = _lengths(options.size, options.algo, where)
+    _check_inside_jax(name, lengths)
+    rollouts = lengths.get(name)
     return _cell(name, options.size, options.algo, rollouts or _DEFAULT_ROLLOUTS[options.algo])
 
 
@@ -182,13 +185,17 @@ def _chosen(words: tuple[str, ...], lengths: dict[str, int], where: Split) -> li
                 f"--envs {word}: no environment of the {where} split's suite has such a name; "
                 f"there are {', '.join(lengths)}."
             )
-        if word.startswith("gym:"):  # a run of the benchmark is one program for all seeds
-            raise ValueError(
-                f"--envs {word}: the benchmark takes environments that run inside JAX; "
-                f"there are {', '.join(lengths)}."
-            )
+        _check_inside_jax(word, lengths)
         found.append(word)
     return found
+
+
+def _check_inside_jax(name: str, lengths: dict[str, int]) -> None:
+    """Refuses environments of a host: all seeds of a run are one compiled program."""
+    if name.startswith("gym:"):
+        raise ValueError(
+            f"{name}: this takes environments that run inside JAX; there are {', '.join(lengths)}."
+        )
 
 
 def _cell(name: str, size: str, algo: Algo, rollouts: int) -> Cell:
