@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import cache, policies, splits
+from experiments import cache, policies, policy_start, splits
 from mnemosyne import Artifact, MnemosyneConfig, features, save_artifact
 from mnemosyne.learned import LearnedOptimizer, Theta, mnemosyne_rule
 from mnemosyne.meta import train, unroll, validate
@@ -107,32 +107,11 @@ def adaptive(theta: Theta) -> Theta:
     return theta | {"skip": skip.at[size, 0].set(8.0 * 0.7)}
 
 
-def cautious(theta: Theta) -> Theta:
-    """A start for policies: bold where the policy is still the one that acted, else cautious.
-
-    Tensors that are told the KL divergence take two fifths of Adam's step, times ``(kl / 0.01) **
-    -0.6`` below 0.01, at most 20: in PPO that is the first update from a rollout, where the
-    divergence is 0. Others, such as a value network, take Adam's step. All shrink like
-    ``(1 - progress) ** 0.75``; a quarter of the fresh gradient is added to the momentum. Chosen
-    among about sixty settings on M and V; see ``docs/decisions.md``.
-    """
-    # The first time feature, t / (t + 3), is 1 after a few updates: it serves as a constant.
-    constant = features.input_row("time", 0)
-    told, logarithm, size = (features.input_row("kl", index) for index in range(3))
-    skip = anneal(theta, 0.75)["skip"].at[constant, 1].add(0.25)
-    # log(kl / 0.01) is read in fives; half of it less half of its size is 0 above 0.01.
-    exponent = 5.0 * 0.6 / 2.0
-    return theta | {
-        "skip": skip.at[told, 0].add(-0.9).at[logarithm, 0].add(-exponent).at[size, 0].add(exponent)
-    }
-
-
 def rl(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
-    """Policies: PPO on cheap control tasks by PES, starting from a cautious Adam.
+    """Policies: PPO on cheap control tasks by PES, starting from :mod:`experiments.policy_start`.
 
     Weights that were trained on classifiers take steps 60 times too large for a policy, and a
-    smaller step does not mend their direction; so policies start from the identity: see
-    :func:`cautious`.
+    smaller step does not mend their direction.
     """
     del data_folder
     problems = splits.meta_train_problems()
@@ -146,7 +125,7 @@ def rl(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
         return policies.make_check(problems, rule)
 
     def start(config: train.MetaTrainConfig) -> Theta:
-        return cautious(train.init_theta(config, rule))
+        return policy_start.controller(train.init_theta(config, rule))
 
     return Recipe(families, make_check, config, start, {})
 
@@ -165,8 +144,7 @@ def _cache_for(tasks: list[Task], folder: Path) -> Callable[[str, Callable[[], A
 
 def save_start(name: str, path: Path) -> str:
     """Writes a recipe's first theta as an artifact, before any outer step; returns its hash."""
-    # On networks as small as policies, parts of the rule whose weights are 0 still cost time.
-    network = MnemosyneConfig(polar=False, residual=False, adaptive=False)
+    network = policy_start.NETWORK if name == "rl" else MnemosyneConfig()
     recipe = RECIPES[name](mnemosyne_rule(network), None)
     theta = jax.device_get(recipe.start(train.MetaTrainConfig()))
     command = f"python -m experiments.recipes {name} {path.name}"

@@ -53,7 +53,11 @@ class MnemosyneConfig:
     """``plus``: matrices may follow their momentum orthogonalised tile by tile, as Muon does with
     whole ones."""
     adaptive: bool = True
-    """``plus``: step sizes are also found along the way, from the recent path of the weights."""
+    """``plus``: the network is told of the recent path of the weights, from which it can find step
+    sizes along the way."""
+    max_gain_change: float = 0.2
+    """``plus``: by how much an update can change what step sizes are multiplied by, as a
+    logarithm."""
     moments: Moments = "float32"
     """``plus``: how the moments are stored. ``float32``; ``bfloat16-mu``: the first one in half;
     ``lean``: both in half, the second with stochastic rounding, about 1.1 floats a parameter."""
@@ -68,6 +72,8 @@ class MnemosyneConfig:
             raise ValueError(f"kernel must be one of {sorted(FEATURE_MAPS)}, got {self.kernel!r}.")
         if not self.taus or min(self.taus) < 0:
             raise ValueError(f"taus must be non-empty and non-negative, got {self.taus}.")
+        if not self.max_gain_change >= 0:
+            raise ValueError(f"max_gain_change must be at least 0, got {self.max_gain_change}.")
 
     @property
     def memory_floats(self) -> int:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from mnemosyne import encoder, features, memory, path, performer, rule
+from mnemosyne import encoder, features, memory, performer, rule
 from mnemosyne.config import MnemosyneConfig
 from mnemosyne.kernels import FEATURE_MAPS, num_directions, orthogonal_directions
 from mnemosyne.layout import Layout
@@ -119,7 +119,7 @@ def control(
     token_inputs: Float[Array, "tokens inputs"],
     coordinates: Float[Array, "tokens chunks size f"],
     counts: Float[Array, " tokens"],
-    log_gain: Float[Array, " tokens"] | None = None,
+    log_gain: Float[Array, " tokens"],
 ) -> tuple[Controls, MemoryState]:
     """One pass of the token network.
 
@@ -131,7 +131,7 @@ def control(
       token_inputs: token features, global features and extras, joined.
       coordinates: encoder inputs of the sampled coordinates.
       counts: coordinates a token stands for.
-      log_gain: what the path has taught so far, see :mod:`mnemosyne.path`; ``None`` leaves it out.
+      log_gain: what steps have been multiplied by so far, see :mod:`mnemosyne.path`.
 
     Returns:
       The controls of every token, and the memory.
@@ -152,9 +152,7 @@ def control(
     normed = performer.rms_norm(x)
     out = normed @ theta["heads"] + token_inputs @ theta["skip"]
     gates = normed @ theta["residual"] if config.residual else normed[:, :0]
-    if log_gain is None:
-        return _controls(out, jnp.zeros(len(out)), gates), state
-    change = path.MAX_CHANGE * jax.nn.sigmoid(out[:, 6]) * jnp.tanh(out[:, 5])
+    change = config.max_gain_change * jax.nn.sigmoid(out[:, 6]) * jnp.tanh(out[:, 5])
     log_gain = jnp.clip(log_gain + change, -MAX_LOG_STEP, MAX_LOG_STEP)
     return _controls(out, log_gain, gates), state
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from mnemosyne.layout import Shape
 from mnemosyne.rule import NEGLIGIBLE, inverse_sqrt, safe_sqrt
 
-CONTRACT = "2"
+CONTRACT = "3"
 
 NUM_TOKEN_FEATURES = 20
 """Statistics of a token, and three of its path (:mod:`mnemosyne.path`)."""
@@ -31,7 +31,7 @@ NUM_COORDINATE_FEATURES = 3
 EXTRAS = ("value", "kl", "clip_fraction", "entropy", "explained_variance", "epoch", "progress")
 """Names of the optional scalars that a host may pass to ``update``."""
 OF_ACTIONS = ("kl", "clip_fraction", "entropy")
-"""Those that say nothing about a tensor on which no action depends."""
+"""Those that say nothing about a tensor on which no action depends; see :func:`tell`."""
 NUM_EXTRA_FEATURES = 3
 NUM_INPUTS = NUM_TOKEN_FEATURES + NUM_GLOBAL_FEATURES + len(EXTRAS) * NUM_EXTRA_FEATURES
 """Everything that the token network reads of a token, besides its sampled coordinates."""
@@ -145,13 +145,19 @@ def encode_extras(extras: Mapping[str, Any], loss: LossState) -> Float[Array, " 
 def tell(
     encoded: Float[Array, " extras"], acting: Float[Array, " tokens"]
 ) -> Float[Array, "tokens extras"]:
-    """What each token is told: of :data:`OF_ACTIONS` nothing where ``acting`` is 0.
+    """What each token is told: of :data:`OF_ACTIONS` only that they are known if it does not act.
 
-    To a token that is not told it is as if the host did not know. So one set of meta-parameters
-    can hold a policy back by its KL divergence and leave the value network alone.
+    So one set of meta-parameters can hold a policy back by its KL divergence, leave the value
+    network alone, and tell either from a network of which nothing is known.
+
+    Args:
+      encoded: from :func:`encode_extras`.
+      acting: 1 where actions depend on a token, else 0.
     """
     of_actions = np.repeat([name in OF_ACTIONS for name in EXTRAS], NUM_EXTRA_FEATURES)
-    return encoded * jnp.where(of_actions, acting[:, None], 1.0)
+    known = np.arange(len(of_actions)) % NUM_EXTRA_FEATURES == 0
+    otherwise = np.where(of_actions, np.where(known, -1.0, 0.0), 1.0)
+    return encoded * jnp.where(acting[:, None] > 0, 1.0, otherwise)
 
 
 class Sample(NamedTuple):
@@ -197,34 +203,42 @@ USUAL_RMS = math.exp(-3.0)
 
 
 def token_features(
-    sample: Sample, counts: Float[Array, " tokens"], static: Float[Array, "tokens 5"]
-) -> tuple[Float[Array, "tokens f"], Float[Array, " 4"]]:
-    """Statistics of each token, and of the network as a whole.
+    sample: Sample,
+    counts: Float[Array, " tokens"],
+    static: Float[Array, "tokens 5"],
+    acting: Float[Array, " tokens"] | None = None,
+) -> tuple[Float[Array, "tokens f"], Float[Array, "tokens 4"]]:
+    """Statistics of each token, and of the network it belongs to.
 
     Args:
       sample: coordinates of every token.
       counts: coordinates each token stands for, so that network means weigh tokens by size.
       static: from :func:`shape_features`.
+      acting: 1 where actions depend on a token, else 0. Policy and value network are then two
+        networks: noise in the gradients of one says nothing about the other.
 
     Returns:
-      17 features a token and four global ones, all bounded.
+      17 features a token and four of its network, all bounded.
     """
     # Few operations on stacked rows: one by one, the statistics would cost more than the network.
-    weights = counts / jnp.sum(counts)
+    member = jnp.ones((1, counts.size)) if acting is None else jnp.stack([acting, 1.0 - acting])
+    weights = counts * member / jnp.maximum(jnp.sum(counts * member, axis=1), 1.0)[:, None]
     sizes = _sizes(sample)
-    overall = safe_sqrt(jnp.sum(weights * jnp.square(sizes[: _V + 1]), axis=-1))
+    overall = safe_sqrt(jnp.square(sizes[: _V + 1]) @ weights.T) @ member
     cosines = _cosines(sample, sizes)
-    constants = jnp.stack([jnp.ones(()), jnp.asarray(USUAL_RMS), overall[_P], overall[_G]])
-    table = jnp.concatenate([sizes, jnp.broadcast_to(constants[:, None], (4, counts.size))])
+    one = jnp.ones(counts.size)
+    constants = jnp.stack([one, USUAL_RMS * one, overall[_P], overall[_G]])
+    table = jnp.concatenate([sizes, constants])
     ratios = _log_ratio(table[_NUMERATORS], table[_DENOMINATORS], _LIMITS[:, None])
     known = (sizes[_P] > 0).astype(jnp.float32)
     per_token = jnp.concatenate([ratios, cosines, known[None], static.T]).T
     network = _log_ratio(
         overall[np.asarray([_P, _M, _U])],
-        jnp.stack([jnp.asarray(USUAL_RMS), overall[_V], jnp.ones(())]),
-        np.asarray([8.0, 4.0, 4.0], np.float32),
+        jnp.stack([constants[1], overall[_V], one]),
+        np.asarray([[8.0], [4.0], [4.0]], np.float32),
     )
-    return per_token, jnp.append(network, jnp.sum(weights * cosines[0]))
+    turn = (weights @ cosines[0]) @ member
+    return per_token, jnp.concatenate([network, turn[None]]).T
 
 
 def _sizes(sample: Sample) -> Float[Array, "7 tokens"]:
@@ -249,10 +263,12 @@ def input_row(name: str, index: int) -> int:
     """Row of the token network's inputs that holds a feature.
 
     Args:
-      name: ``"time"``, ``"path"``, or one of :data:`EXTRAS`.
+      name: ``"gain"``, ``"network"``, ``"path"``, ``"time"``, or one of :data:`EXTRAS`.
       index: which of its features.
     """
     network = NUM_TOKEN_FEATURES + NUM_GLOBAL_FEATURES
+    if name in ("gain", "network"):
+        return NUM_TOKEN_FEATURES + (index if name == "network" else -1)
     if name == "time":
         return network - NUM_TIME_FEATURES + index
     if name == "path":

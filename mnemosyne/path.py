@@ -28,8 +28,6 @@ DECAY = 0.998
 late in a run the gradient points back along the last steps even at the best one."""
 WIDTH = 40
 """Coordinates of a token whose path is kept."""
-MAX_CHANGE = 0.2
-"""Largest change of ``log_gain`` in an update."""
 _SHORT = 1e-18
 """Products of lengths below this have no angle; the square of one has to be a normal number."""
 
@@ -38,7 +36,7 @@ class PathState(NamedTuple):
     """What is remembered of the path; units are those of the parameters.
 
     Attributes:
-      drift: discounted sum of the updates at sampled coordinates.
+      drift: discounted sum of the updates at sampled coordinates; no tokens if it is not kept.
       length: discounted sum of the updates' lengths, of each token's sample.
       network_length: the same for all tokens together.
       log_gain: what the step sizes have been multiplied by so far, as a logarithm.
@@ -50,10 +48,15 @@ class PathState(NamedTuple):
     log_gain: Float[Array, " tokens"]
 
 
-def init(num_tokens: int) -> PathState:
-    """Before the first update."""
-    drift = jnp.zeros((num_tokens, WIDTH))
-    return PathState(drift, jnp.zeros(num_tokens), jnp.zeros(()), jnp.zeros(num_tokens))
+def init(num_tokens: int, kept: bool = True) -> PathState:
+    """Before the first update.
+
+    Args:
+      num_tokens: of the network.
+      kept: without, only the gain is remembered.
+    """
+    drift = jnp.zeros((num_tokens if kept else 0, WIDTH))
+    return PathState(drift, jnp.zeros(len(drift)), jnp.zeros(()), jnp.zeros(num_tokens))
 
 
 def _squares(x: Float[Array, "tokens width"]) -> Float[Array, " tokens"]:
@@ -94,6 +97,11 @@ def straightness(state: PathState) -> Float[Array, " tokens"]:
     return _ratio(safe_sqrt(_squares(state.drift)), state.length)
 
 
+def gain(state: PathState) -> Float[Array, " tokens"]:
+    """What each token's steps have been multiplied by, as the network reads it, in [-1, 1]."""
+    return jnp.clip(state.log_gain / 7.0, -1.0, 1.0)
+
+
 def features(
     state: PathState, g: Float[Array, "tokens width"], counts: Float[Array, " tokens"]
 ) -> tuple[Float[Array, "tokens 3"], Float[Array, " 2"]]:
@@ -113,6 +121,5 @@ def features(
     # Near the best step size a turn is some hundredths.
     turns = jnp.clip(10.0 * _ratio(dots, sizes[0] * sizes[1]), -1.0, 1.0)
     turn = jnp.clip(10.0 * _ratio(dots @ counts, network[0] * network[1]), -1.0, 1.0)
-    gain = jnp.clip(state.log_gain / 7.0, -1.0, 1.0)
-    tokens = jnp.stack([turns, straightness(state), gain], axis=-1)
+    tokens = jnp.stack([turns, straightness(state), gain(state)], axis=-1)
     return tokens, jnp.stack([turn, _ratio(network[1], state.network_length)])

@@ -40,7 +40,8 @@ class ScaleByMnemosyneState(NamedTuple):
       mu_mass: bias correction of ``mu``, one a token.
       nu_mass: bias correction of ``nu``, one a token.
       memory: associative memory, one slot a token (shared on networks of very many tensors).
-      path: the recent path of the weights; no tokens where step sizes are not adaptive.
+      path: what step sizes have been multiplied by, and the recent path of the weights unless the
+        network is not told of it.
       loss: running statistics of the loss, if the host passes it.
       units: running size of the gradient, and how many were skipped.
     """
@@ -87,7 +88,7 @@ def scale_by_plus(
             mu_mass=jnp.zeros(layout.num_tokens),
             nu_mass=jnp.zeros(layout.num_tokens),
             memory=memory.init(layout.num_slots, heads, width, config.dim),
-            path=path.init(layout.num_tokens if config.adaptive else 0),
+            path=path.init(layout.num_tokens, config.adaptive),
             loss=features.init_loss(),
             units=units.init(),
         )
@@ -117,14 +118,14 @@ def check_extras(extras: dict[str, Any]) -> dict[str, Any]:
     return known
 
 
-def _acting(policy: Any, updates: optax.Updates) -> Float[Array, " tensors"]:
-    """1 for each tensor that actions depend on, which is all of them if nothing is said.
+def _acting(policy: Any, updates: optax.Updates) -> Float[Array, " tensors"] | None:
+    """1 for each tensor that actions depend on, 0 for others; ``None`` if nothing is said.
 
     Raises:
       ValueError: if ``policy`` is no prefix of the tree of updates.
     """
     if policy is None:
-        return jnp.ones(len(jax.tree.leaves(updates)))
+        return None
     try:
         flags = jax.tree.leaves(jax.tree.broadcast(policy, updates))
     except ValueError as error:
@@ -142,7 +143,7 @@ def _update(
     state: ScaleByMnemosyneState,
     params: optax.Params | None,
     extras: dict[str, Any],
-    acting: Float[Array, " tensors"],
+    acting: Float[Array, " tensors"] | None,
 ) -> tuple[optax.Updates, ScaleByMnemosyneState]:
     g, treedef = jax.tree.flatten(updates)
     if not any(leaf.size for leaf in g):
@@ -160,9 +161,11 @@ def _update(
     if "value" in extras:
         loss = features.update_loss(loss, jnp.asarray(extras["value"], jnp.float32))
     sample = _draw(tensors, packing, state, verdict)
-    acting = acting[np.repeat(np.arange(len(g)), layout.tokens)]
-    told = features.tell(features.encode_extras(extras, loss), acting)
-    controls, remembered = _control(theta, config, layout, sample, state, told)
+    if acting is not None:
+        acting = acting[np.repeat(np.arange(len(g)), layout.tokens)]
+    known = features.encode_extras(extras, loss)
+    told = features.tell(known, jnp.ones(layout.num_tokens) if acting is None else acting)
+    controls, remembered = _control(theta, config, layout, sample, state, told, acting)
     coefficients, masses = _coefficients(controls, state, verdict, features.rms(sample.p), layout)
     deltas, mu, nu = _apply(packing, layout, tensors, coefficients, config)
     trodden = _tread(config, layout, packing, state.path, deltas, controls)
@@ -249,14 +252,17 @@ def _control(
     sample: features.Sample,
     state: ScaleByMnemosyneState,
     extras: Float[Array, "tokens extras"],
+    acting: Float[Array, " tokens"] | None,
 ) -> tuple[Controls, MemoryState]:
     """Sample -> features -> token network -> controls."""
     shapes, counts = _static(layout.shapes, layout.tokens)
-    per_token, network = features.token_features(sample, jnp.asarray(counts), jnp.asarray(shapes))
-    own, common, log_gain = _look_back(config, layout, sample, state.path, jnp.asarray(counts))
+    per_token, network = features.token_features(
+        sample, jnp.asarray(counts), jnp.asarray(shapes), acting
+    )
+    own, common = _look_back(config, layout, sample, state.path, jnp.asarray(counts))
     per_token = jnp.concatenate([per_token, own], axis=-1)
-    network = jnp.concatenate([network, common, features.time_features(state.count)])
-    context = jnp.broadcast_to(network, (layout.num_tokens, network.size))
+    common = jnp.concatenate([common, features.time_features(state.count)])
+    context = jnp.broadcast_to(common, (layout.num_tokens, common.size))
     chunk_size, num_chunks = config.chunk
     read = sample_indices(config.sample, chunk_size * num_chunks)
     coordinates = features.coordinate_features(jax.tree.map(lambda x: x[:, read], sample))
@@ -265,10 +271,10 @@ def _control(
         config,
         layout,
         state.memory,
-        jnp.concatenate([per_token, context, extras], axis=-1),
+        jnp.concatenate([per_token, network, context, extras], axis=-1),
         coordinates.reshape(layout.num_tokens, num_chunks, chunk_size, -1),
         jnp.asarray(counts),
-        log_gain,
+        state.path.log_gain,
     )
 
 
@@ -283,12 +289,12 @@ def _look_back(
     sample: features.Sample,
     state: PathState,
     counts: Float[Array, " tokens"],
-) -> tuple[Array, Array, Array | None]:
-    """Features of the path, of tokens and of the network, and the gain, if there is one."""
+) -> tuple[Float[Array, "tokens 3"], Float[Array, " 2"]]:
+    """Features of the path, of tokens and of the network; 0 but for the gain if it is not kept."""
     if not config.adaptive:
-        return jnp.zeros((layout.num_tokens, 3)), jnp.zeros(features.NUM_PATH_FEATURES), None
-    own, common = path.features(state, sample.g[:, _path_sample(config)], counts)
-    return own, common, state.log_gain
+        gain = jnp.zeros((layout.num_tokens, 3)).at[:, 2].set(path.gain(state))
+        return gain, jnp.zeros(features.NUM_PATH_FEATURES)
+    return path.features(state, sample.g[:, _path_sample(config)], counts)
 
 
 def _tread(
@@ -301,7 +307,7 @@ def _tread(
 ) -> PathState:
     """The path with this update."""
     if not config.adaptive:
-        return state
+        return state._replace(log_gain=controls.log_gain)
     _, counts = _static(layout.shapes, layout.tokens)
     moved = take(deltas, packing)[:, _path_sample(config)]
     return path.advance(state, moved, controls.log_gain, jnp.asarray(counts))

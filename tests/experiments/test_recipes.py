@@ -4,7 +4,6 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -65,29 +64,3 @@ def test_adaptive_steps_are_found_in_units_a_hundred_times_off(thetas: dict[str,
     # Where the weights are a hundred times as large, Adam's steps are too small to learn anything.
     assert found["plain"][0] > 1.2
     assert max(found["adaptive"]) < 0.75
-
-
-def test_policy_start_is_bold_before_the_policy_has_moved_and_leaves_values_alone() -> None:
-    config = mnemosyne.MnemosyneConfig(sample=16, residual=False, polar=False, adaptive=False)
-    theta = recipes.cautious(mnemosyne.init_meta_params(jax.random.key(0), config))
-    optimizer = mnemosyne.from_meta_params(theta, config)
-    params = {"policy": jnp.ones((4, 4)), "value": jnp.ones((4, 4))}
-    # After a thousand updates the time feature that serves as a constant is 1.
-    state = optimizer.init(params)._replace(count=jnp.asarray(1000, jnp.int32))
-
-    @jax.jit
-    def steps(kl: Any, progress: Any) -> Any:
-        roles = {"policy": True, "value": False}
-        extras = {"policy": roles, "progress": progress}
-        updates, _ = optimizer.update(params, state, params, kl=kl, **extras)
-        return jax.tree.map(lambda x: abs(x[0, 0]), updates)
-
-    ones = {kl: steps(kl, 0.0) for kl in (0.0, 0.001, 0.01, 1.0, np.nan)}
-    for of in ones.values():
-        np.testing.assert_allclose(of["value"], ones[np.nan]["policy"], rtol=1e-6)
-    slow = float(ones[0.01]["policy"])
-    np.testing.assert_allclose(slow / ones[0.01]["value"], np.exp(-0.9), rtol=0.03)
-    np.testing.assert_allclose(ones[1.0]["policy"], slow, rtol=1e-5)
-    np.testing.assert_allclose(ones[0.001]["policy"] / slow, 10**0.6, rtol=0.03)
-    np.testing.assert_allclose(ones[0.0]["policy"] / slow, np.exp(3.0), rtol=0.1)
-    np.testing.assert_allclose(steps(0.01, 0.5)["policy"] / slow, 0.51**0.75, rtol=0.03)

@@ -34,7 +34,28 @@ def test_token_features_do_not_see_the_gradient_scale(history: bool) -> None:
     )
     assert base.shape[1] + looked_back[0].shape[1] == features.NUM_TOKEN_FEATURES
     times = jax.eval_shape(features.time_features, jnp.zeros(()))
-    assert network.size + looked_back[1].size + times.size == features.NUM_GLOBAL_FEATURES
+    assert network.shape[1] + looked_back[1].size + times.size == features.NUM_GLOBAL_FEATURES
+
+
+def test_token_features_of_policy_and_value_network_are_those_of_two_networks() -> None:
+    sample, acting = _sample(), np.asarray([1.0, 0.0, 1.0], np.float32)
+    together, networks = token_features(sample, COUNTS, STATIC, acting)
+    for role in (1.0, 0.0):
+        of = np.flatnonzero(acting == role)
+        alone = jax.tree.map(lambda x, of=of: x[of], sample)
+        expected, network = token_features(alone, COUNTS[of], STATIC[of])
+        np.testing.assert_allclose(together[of], expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(networks[of], network, rtol=1e-5, atol=1e-6)
+    assert np.max(np.abs(networks[0] - networks[1])) > 0.01
+
+
+def test_tell_says_of_actions_to_others_only_that_they_are_known() -> None:
+    known = features.encode_extras({"kl": 0.002, "progress": 0.5}, features.init_loss())
+    policy, value = features.tell(known, jnp.asarray([1.0, 0.0]))
+    np.testing.assert_array_equal(policy, known)
+    first = features.EXTRAS.index("kl") * 3
+    np.testing.assert_array_equal(value[first : first + 3], [-1.0, 0.0, 0.0])
+    np.testing.assert_array_equal(value[first + 3 :], known[first + 3 :])
 
 
 def test_token_features_degenerate_samples_are_finite_and_bounded() -> None:

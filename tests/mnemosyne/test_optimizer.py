@@ -210,7 +210,7 @@ def test_update_extra_that_is_no_scalar_is_refused() -> None:
         opt.update(params, opt.init(params), params, value=jnp.ones(3))
 
 
-def test_update_tells_what_is_known_of_actions_to_the_policy_alone() -> None:
+def test_update_tells_the_divergence_to_the_policy_alone() -> None:
     theta = problems.untrained(problems.LEAN)
     theta |= {"skip": theta["skip"].at[features.input_row("kl", 1), 0].set(-3.0)}
     opt = mnemosyne.from_meta_params(theta, problems.LEAN)

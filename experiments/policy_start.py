@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first theta of the policy recipe: a controller of the KL divergence, written into weights.
+
+The policy's step is multiplied, before every update, by up to :data:`MAX_GAIN_CHANGE`, so that its
+KL divergence from the policy that acted goes to a target, which is lower the noisier its gradients
+are. The value network has a step of its own, which falls over the run and over the passes of a
+rollout. A network of which the host says nothing is Adam at 3e-4, annealed. The numbers were chosen
+on M and V, see ``docs/decisions.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mnemosyne import MnemosyneConfig, features
+from mnemosyne.learned import Theta
+
+MAX_GAIN_CHANGE = 0.35
+"""Of the policy's step in an update, as a logarithm."""
+NETWORK = MnemosyneConfig(
+    polar=False,
+    residual=False,
+    adaptive=False,
+    encoder=False,
+    cross_token=False,
+    max_gain_change=MAX_GAIN_CHANGE,
+)
+"""Without what would be silent: on networks as small as policies, every part costs time."""
+
+
+class Numbers(NamedTuple):
+    """What the controller consists of; steps are logarithms relative to 1e-3.
+
+    Attributes:
+      policy: the policy's step at the start.
+      value: the value network's.
+      unknown: that of a network of which nothing is known.
+      anneal: all but the policy's step shrink like ``(1 - progress)`` to this power.
+      passes: by how much the value network's step falls from the first pass over a rollout to the
+        last, as a logarithm.
+      target: KL divergence that the policy is kept at, where the ratio of its momentum to its
+        gradients is exp(-1).
+      noise: power of that ratio which the target follows.
+      slope: of the change of the step by the logarithm of divergence over target, as a fraction of
+        the largest change.
+      nesterov: weight of the fresh gradient in the value network's direction.
+      largest: gain of the policy's step that is not exceeded, as a logarithm.
+    """
+
+    policy: float = 0.0
+    value: float = 1.4
+    unknown: float = -1.2
+    anneal: float = 0.75
+    passes: float = 0.4
+    target: float = 0.012
+    noise: float = 1.0
+    slope: float = 2.0
+    nesterov: float = 0.25
+    largest: float = 2.3
+
+
+_ONE, _ROLE, _PROGRESS, _EPOCH, _GAIN, _HIDDEN = range(6)
+"""Coordinates of a token in the network: a constant, what is known of it, and hidden units."""
+_CONSTANT = 30.0
+"""So large beside the other coordinates that normalising a token is dividing by a constant."""
+_GATE = 2.0
+"""Closes a hidden unit, all of which are within 1."""
+
+
+def controller(theta: Theta, numbers: Numbers = Numbers()) -> Theta:  # noqa: B008
+    """Writes the controller into fresh meta-parameters.
+
+    Args:
+      theta: of :data:`NETWORK`; its directions are kept.
+      numbers: what to write; they may be traced.
+    """
+    theta = jax.tree.map(jnp.zeros_like, theta) | {"directions": theta["directions"]}
+    theta["memory"]["log_tau"] = jnp.log(jnp.asarray(NETWORK.taus))
+    row = features.input_row
+    inputs = {
+        _ROLE: row("kl", 0),
+        _PROGRESS: row("progress", 2),
+        _EPOCH: row("epoch", 1),
+        _GAIN: row("gain", 0),
+    }
+    for coordinate, source in inputs.items():
+        theta["embed"] = theta["embed"].at[source, coordinate].set(1.0)
+    theta["bias"] = theta["bias"].at[_ONE].set(_CONSTANT)
+    scale = _CONSTANT / math.sqrt(theta["bias"].size)
+    theta["ffn"], hidden = _hidden_units(theta["ffn"], scale, numbers)
+    heads, skip = _steps(theta["heads"], theta["skip"], hidden, numbers)
+    heads, skip = _feedback(heads, skip, hidden, numbers)
+    heads = heads.at[_ONE].multiply(1.0 / _CONSTANT)
+    return theta | {"heads": scale * heads, "skip": skip}
+
+
+def _hidden_units(ffn: Any, scale: float, numbers: Numbers) -> tuple[Any, dict[str, int]]:
+    """Rectified units of one coordinate each, open for tokens of one role only.
+
+    The role is 1 for a policy, -1 for a value network, 0 for what is unknown.
+    """
+    units = {
+        "is_value": ({_ROLE: -1.0}, 0.0),
+        "annealed_policy": ({_PROGRESS: -1.0, _ROLE: _GATE}, -_GATE),
+        "later_value": ({_EPOCH: 1.0, _ROLE: -_GATE}, -_GATE),
+        "above_largest": ({_GAIN: 1.0}, -numbers.largest / 7.0),
+    }
+    weights, bias, out = ffn["in"], ffn["bias"], ffn["out"]
+    for unit, (sources, threshold) in enumerate(units.values()):
+        for coordinate, weight in sources.items():
+            weights = weights.at[coordinate, unit].set(scale * weight)
+        bias = bias.at[unit].set(threshold)
+        out = out.at[unit, _HIDDEN + unit].set(1.0)
+    return {"in": weights, "bias": bias, "out": out}, {
+        name: _HIDDEN + unit for unit, name in enumerate(units)
+    }
+
+
+def _steps(heads: Any, skip: Any, hidden: dict[str, int], n: Numbers) -> tuple[Any, Any]:
+    """Step sizes of the three roles, the Nesterov weight and the second moment's decay."""
+    told, progress = features.input_row("kl", 0), features.input_row("progress", 2)
+    rise, half = n.policy - n.unknown, jnp.arctanh(n.nesterov) / 2.0
+    heads = heads.at[_ONE, 0].set(n.unknown).at[_ONE, 1].set(half)
+    skip = skip.at[told, 0].set(rise).at[told, 1].set(-half)
+    heads = heads.at[hidden["is_value"], 0].set(n.value - n.unknown + rise + n.passes / 2.0)
+    heads = heads.at[hidden["later_value"], 0].set(-n.passes)
+    # log(1.01 - progress) is read in 4.7s. The policy's step, which the divergence decides, is
+    # freed of it again.
+    skip = skip.at[progress, 0].set(4.7 * n.anneal)
+    heads = heads.at[hidden["annealed_policy"], 0].set(4.7 * n.anneal)
+    # tanh(3) is the decay that is nearest to 0.999.
+    return heads.at[_ONE, 3].set(3.0), skip
+
+
+def _feedback(heads: Any, skip: Any, hidden: dict[str, int], n: Numbers) -> tuple[Any, Any]:
+    """Direction and pace of the change of the gain."""
+    told, logarithm, size = (features.input_row("kl", index) for index in range(3))
+    # log(kl / 0.01) is read in fives, the ratio of momentum to gradients in fours.
+    skip = skip.at[told, 5].set(n.slope * (jnp.log(n.target / 0.01) + n.noise))
+    skip = skip.at[logarithm, 5].set(-5.0 * n.slope)
+    skip = skip.at[features.input_row("network", 1), 5].set(4.0 * n.slope * n.noise)
+    heads = heads.at[hidden["above_largest"], 5].set(-200.0)
+    # Only policies, and not on the first update from a rollout: there the divergence is 0, which
+    # is read as -1 and says nothing. The pace is one half at a divergence of 1e-4.
+    heads = heads.at[_ONE, 6].set(-20.0)
+    skip = skip.at[told, 6].set(90.0)
+    return heads, skip.at[logarithm, 6].set(37.5).at[size, 6].set(-37.5)
