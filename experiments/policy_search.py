@@ -40,6 +40,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "anneal": (0.4, 0.9),
     "passes": (0.0, 0.5),
     "target": (0.009, 0.014),
+    "actions": (0.0, 0.75),
     "noise": (0.5, 1.5),
     "slope": (1.0, 2.5),
     "nesterov": (0.0, 0.3),

@@ -21,6 +21,8 @@ from mnemosyne.learned import Theta
 
 MAX_GAIN_CHANGE = 0.35
 """Of the policy's step in an update, as a logarithm."""
+USUAL_ACTIONS = 3
+"""Entries of an action, as on the hopper; also taken where the host does not say."""
 NETWORK = MnemosyneConfig(
     polar=False,
     residual=False,
@@ -42,8 +44,9 @@ class Numbers(NamedTuple):
       anneal: all but the policy's step shrink like ``(1 - progress)`` to this power.
       passes: by how much the value network's step falls from the first pass over a rollout to the
         last, as a logarithm.
-      target: KL divergence that the policy is kept at, where the ratio of its momentum to its
-        gradients is exp(-1).
+      target: KL divergence that the policy is kept at, where it has :data:`USUAL_ACTIONS` and the
+        ratio of its momentum to its gradients is exp(-1).
+      actions: power of the number of action entries which the target follows.
       noise: power of that ratio which the target follows.
       slope: of the change of the step by the logarithm of divergence over target, as a fraction of
         the largest change.
@@ -52,11 +55,12 @@ class Numbers(NamedTuple):
     """
 
     policy: float = 0.0
-    value: float = 1.4
+    value: float = 1.3
     unknown: float = -1.2
     anneal: float = 0.75
     passes: float = 0.4
     target: float = 0.012
+    actions: float = 0.5
     noise: float = 1.0
     slope: float = 2.0
     nesterov: float = 0.25
@@ -143,6 +147,10 @@ def _feedback(heads: Any, skip: Any, hidden: dict[str, int], n: Numbers) -> tupl
     skip = skip.at[told, 5].set(n.slope * (jnp.log(n.target / 0.01) + n.noise))
     skip = skip.at[logarithm, 5].set(-5.0 * n.slope)
     skip = skip.at[features.input_row("network", 1), 5].set(4.0 * n.slope * n.noise)
+    # The logarithm of the number of action entries is read in fives.
+    present, entries = (features.input_row("action_size", index) for index in range(2))
+    skip = skip.at[present, 5].set(-n.slope * n.actions * math.log(USUAL_ACTIONS))
+    skip = skip.at[entries, 5].set(5.0 * n.slope * n.actions)
     heads = heads.at[hidden["above_largest"], 5].set(-200.0)
     # Only policies, and not on the first update from a rollout: there the divergence is 0, which
     # is read as -1 and says nothing. The pace is one half at a divergence of 1e-4.

@@ -28,9 +28,18 @@ NUM_GLOBAL_FEATURES = 10
 NUM_TIME_FEATURES = 4
 NUM_PATH_FEATURES = 2
 NUM_COORDINATE_FEATURES = 3
-EXTRAS = ("value", "kl", "clip_fraction", "entropy", "explained_variance", "epoch", "progress")
+EXTRAS = (
+    "value",
+    "kl",
+    "clip_fraction",
+    "entropy",
+    "explained_variance",
+    "epoch",
+    "progress",
+    "action_size",
+)
 """Names of the optional scalars that a host may pass to ``update``."""
-OF_ACTIONS = ("kl", "clip_fraction", "entropy")
+OF_ACTIONS = ("kl", "clip_fraction", "entropy", "action_size")
 """Those that say nothing about a tensor on which no action depends; see :func:`tell`."""
 NUM_EXTRA_FEATURES = 3
 NUM_INPUTS = NUM_TOKEN_FEATURES + NUM_GLOBAL_FEATURES + len(EXTRAS) * NUM_EXTRA_FEATURES
@@ -129,6 +138,7 @@ def encode_extras(extras: Mapping[str, Any], loss: LossState) -> Float[Array, " 
     value = dict(zip(EXTRAS, jnp.where(present, raw, 0.0), strict=True))
     logarithm = _bounded(jnp.log(jnp.maximum(value["kl"], _TINY) / 0.01), 5.0)
     progress = jnp.clip(value["progress"], 0.0, 1.0)
+    actions = _bounded(jnp.log(jnp.maximum(value["action_size"], 1.0)), 5.0)
     units = jnp.clip(jnp.stack([value[name] for name in _UNITS]) * _UNIT_SCALES, -1.0, 1.0)
     pairs = jnp.stack(
         [
@@ -136,6 +146,7 @@ def encode_extras(extras: Mapping[str, Any], loss: LossState) -> Float[Array, " 
             jnp.stack([logarithm, jnp.abs(logarithm)]),
             *jnp.stack([units, jnp.square(units)], axis=1),
             jnp.stack([progress, jnp.log(1.01 - progress) / 4.7]),
+            jnp.stack([actions, jnp.square(actions)]),
         ]
     )
     features = jnp.concatenate([jnp.ones((len(EXTRAS), 1)), pairs], axis=1)

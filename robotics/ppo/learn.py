@@ -252,6 +252,7 @@ def _update(
         "kl": scalars["kl"],
         "clip_fraction": scalars["clip_fraction"],
         "entropy": scalars["entropy"],
+        "action_size": jnp.asarray(1.0 if setup.discrete else float(action_size)),
         "policy": {"policy": True, "value": False},
         "progress": learner.updates.astype(jnp.float32) / setup.config.num_updates,
     }

@@ -22,7 +22,7 @@ def test_info_state_stays_within_budget(layout: str, tmp_path: Path) -> None:
         4 * found["params"] * found["state_floats_per_param"]
     )
     assert found["tensor_sha256"] == mnemosyne.load("mnemosyne-base").tensor_sha256
-    assert found["meta_params"] == 4888
+    assert found["meta_params"] == 4957
     assert found["feature_contract"] == "3"
 
 

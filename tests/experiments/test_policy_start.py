@@ -12,7 +12,7 @@ import mnemosyne
 from experiments import policy_start
 from experiments.policy_start import MAX_GAIN_CHANGE, NETWORK, Numbers
 
-PARAMS = {"policy": jnp.ones((4, 4)), "value": jnp.ones((4, 4))}
+PARAMS = {"policy": jnp.ones(16), "value": jnp.ones(16)}
 ROLES = {"policy": True, "value": False}
 NUMBERS = Numbers()
 
@@ -35,7 +35,7 @@ def step(optimizer: Any) -> Any:
         return jax.tree.map(lambda u: float_of(u), updates), state
 
     def float_of(update: jax.Array) -> jax.Array:
-        return jnp.abs(update[0, 0])
+        return jnp.abs(update[0])
 
     def stepped(state: Any, sign: float = 1.0, **extras: float) -> Any:
         return known(state, sign, extras)
@@ -72,13 +72,13 @@ def test_policy_follows_the_divergence_and_the_value_network_does_not(
     assert changes[0.0] == pytest.approx([0.0, 0.0], abs=0.005)
 
 
-def _equilibrium(step: Any, state: Any) -> float:
+def _equilibrium(step: Any, state: Any, **extras: float) -> float:
     """The divergence that leaves the policy's step as it is, by bisection."""
     low, high = 1e-4, 0.3
     before = _gains(state)[0]
     for _ in range(25):
         middle = float(np.sqrt(low * high))
-        rises = np.asarray(step(state, kl=middle)[1].path.log_gain)[0] > before
+        rises = np.asarray(step(state, kl=middle, **extras)[1].path.log_gain)[0] > before
         low, high = (middle, high) if rises else (low, middle)
     return middle
 
@@ -93,6 +93,16 @@ def test_noisier_gradients_have_a_smaller_target(optimizer: Any, step: Any) -> N
     # A steady gradient has a ratio of momentum to gradients of 1, one that flips about 1 / 19.
     assert targets["steady"] == pytest.approx(NUMBERS.target * np.e, rel=0.1)
     assert targets["noisy"] < targets["steady"] / 10.0
+
+
+def test_more_actions_have_a_larger_target(optimizer: Any, step: Any) -> None:
+    state = optimizer.init(PARAMS)
+    unsaid, usual, many = (
+        _equilibrium(step, state, **extras)
+        for extras in ({}, {"action_size": 3.0}, {"action_size": 12.0})
+    )
+    assert usual == pytest.approx(unsaid, rel=0.01)
+    assert many == pytest.approx(4.0**NUMBERS.actions * usual, rel=0.02)
 
 
 def test_gain_has_a_largest_value(optimizer: Any, step: Any) -> None:

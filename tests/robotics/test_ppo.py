@@ -20,7 +20,10 @@ from robotics.rollout import Rollout
 from tests.robotics.optimizers_under_test import PPO_FACTORIES
 
 _SMALL = NetworkConfig(policy_hidden=(16,), value_hidden=(16,))
-_EXTRAS = ("value", "kl", "clip_fraction", "entropy", "explained_variance", "epoch", "progress")
+_EXTRAS = {
+    *("value", "kl", "clip_fraction", "entropy", "explained_variance", "epoch", "progress"),
+    "action_size",
+}
 
 
 def _config(**changes):
@@ -106,7 +109,7 @@ def _recorder(inner, size):
     def update(grads, state, params=None, **extras):
         seen, count, inner_state = state
         assert extras.pop("policy") == {"policy": True, "value": False}
-        assert set(extras) == set(_EXTRAS)
+        assert set(extras) == _EXTRAS
         assert all(x.dtype == jnp.float32 and not x.shape for x in extras.values())
         seen = {name: seen[name].at[count].set(extras[name]) for name in _EXTRAS}
         updates, inner_state = inner.update(grads, inner_state, params)
@@ -124,7 +127,7 @@ def test_every_update_gets_its_extras_and_the_first_of_a_rollout_has_ratio_one()
     assert all(np.all(np.isfinite(values)) for values in seen.values())
     np.testing.assert_allclose(seen["epoch"], np.tile([0, 0, 0.5, 0.5, 1, 1], 4))
     np.testing.assert_allclose(seen["progress"], np.arange(24) / 24, rtol=1e-6)
-    assert np.all(seen["explained_variance"] <= 1)
+    assert np.all(seen["explained_variance"] <= 1) and np.all(seen["action_size"] == 1)
     # Observation statistics move between rollouts; the ratio must not notice.
     kl, clipped = seen["kl"].reshape(4, 6), seen["clip_fraction"].reshape(4, 6)
     np.testing.assert_allclose(kl[:, 0], 0, atol=1e-9)
