@@ -131,6 +131,8 @@ def rl(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
 
 
 RECIPES: dict[str, Callable[[LearnedOptimizer, Path | None], Recipe]] = {"base": base, "rl": rl}
+NETWORKS = {"base": MnemosyneConfig(), "rl": policy_start.NETWORK}
+"""What each recipe trains if nothing else is asked for."""
 
 
 def _cache_for(tasks: list[Task], folder: Path) -> Callable[[str, Callable[[], Any]], Any]:
@@ -144,7 +146,7 @@ def _cache_for(tasks: list[Task], folder: Path) -> Callable[[str, Callable[[], A
 
 def save_start(name: str, path: Path) -> str:
     """Writes a recipe's first theta as an artifact, before any outer step; returns its hash."""
-    network = policy_start.NETWORK if name == "rl" else MnemosyneConfig()
+    network = NETWORKS[name]
     recipe = RECIPES[name](mnemosyne_rule(network), None)
     theta = jax.device_get(recipe.start(train.MetaTrainConfig()))
     command = f"python -m experiments.recipes {name} {path.name}"

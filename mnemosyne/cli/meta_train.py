@@ -43,7 +43,7 @@ class MetaTrain:
     rule: str = "mnemosyne"
     """Learned optimizer: ours, or a baseline such as lstm or adafac-mlp."""
     network: tuple[str, ...] = ()
-    """Changes of our network as FIELD=VALUE in JSON, such as residual=false or kernel=\"ema\"."""
+    """Changes of the recipe's network as FIELD=VALUE in JSON, such as residual=true."""
     freeze: tuple[str, ...] = ()
     """Parts of the meta-parameters that stay as they are, by name, such as log_tau."""
     json: Path | None = None
@@ -123,7 +123,7 @@ def _prepare(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
     from mnemosyne.meta import session
 
     artifact = mnemosyne.load(settings["init"]) if settings["init"] else None
-    network = artifact.config if artifact else _network(settings["network"])
+    network = artifact.config if artifact else _network(settings)
     rule = _rule(settings["rule"], network)
     recipe = recipes.RECIPES[settings["recipe"]](rule, data.data_dir(settings["data_dir"]))
     config = dataclasses.replace(
@@ -147,12 +147,13 @@ def _prepare(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
     return _with_length(prepared, settings), advance, theta
 
 
-def _network(changes: list[str]) -> Any:
-    """The default network with ``FIELD=VALUE`` changes."""
+def _network(settings: dict[str, Any]) -> Any:
+    """The network of the recipe with ``FIELD=VALUE`` changes."""
     import mnemosyne
+    from experiments import recipes
 
-    fields = mnemosyne.MnemosyneConfig().to_dict()
-    for change in changes:
+    fields = recipes.NETWORKS[settings["recipe"]].to_dict()
+    for change in settings["network"]:
         name, equals, value = change.partition("=")
         try:
             fields |= {name: jsonlib.loads(value)}
