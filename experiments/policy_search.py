@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
-from scipy.linalg import hadamard
 
 import mnemosyne
 from experiments.benchmarks.options import Options
@@ -81,6 +80,8 @@ def design(names: Sequence[str]) -> Int[np.ndarray, "candidates names"]:
     """
     if unknown := sorted(set(names) - set(RANGES)):
         raise ValueError(f"--vary {unknown[0]}: there is no such number; take {', '.join(RANGES)}.")
+    from scipy.linalg import hadamard
+
     # Powers of two first: as long as they last, effects are free of those of pairs.
     order = [1, 2, 4, 8, 16, 31, 7, 11, 13, 14, 19, 21, 22, 25, 26, 28]
     if len(names) > len(order):
