@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plain PPO solves the probes, agrees with ours where both must, and its command answers."""
 
+import dataclasses
+import importlib.util
 import json
 from pathlib import Path
 
@@ -10,13 +12,18 @@ import numpy as np
 import pytest
 
 import envs
-from envs.api import EpisodeWrapper
-from experiments.reference_ppo import plain
+from envs.api import EpisodeWrapper, HostEnv
+from experiments.reference_ppo import host, plain
 from experiments.reference_ppo.__main__ import main
-from robotics import gae, normalize
+from mnemosyne.cli import parse, train
+from mnemosyne.cli.train import Train
+from robotics import gae, normalize, run_folder
 from robotics.networks import NetworkConfig
 from robotics.ppo import PPOConfig
 
+NEEDS_GYMNASIUM = pytest.mark.skipif(
+    importlib.util.find_spec("gymnasium") is None, reason="the extra [robotics] is not installed"
+)
 SMALL = NetworkConfig(policy_hidden=(16,), value_hidden=(16,))
 
 
@@ -69,33 +76,68 @@ def test_advantages_and_statistics_are_those_of_ours() -> None:
     np.testing.assert_allclose(moments.m2 / moments.count, statistics.variance, rtol=1e-4)
 
 
-def test_command_compares_both_and_writes_rows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "r.json"
-    words = ["--env", "probe:action", "--num-timesteps", "4096", "--num-seeds", "2"]
-    assert main([*words, "--learning-rate", "1e-3", "--json", str(file)]) == 0
-    result = json.loads(file.read_text())
-    for row in result["rows"].values():
-        assert len(row["returns"]) == 2 and max(row["returns"]) <= 0.0
-    means = [result["rows"][name]["mean"] for name in ("ours", "reference")]
-    assert result["difference"] == pytest.approx(means[0] - means[1])
-    assert result["env_steps"] == 4096 and "versions" in result
-    assert "ours - reference" in capsys.readouterr().out
+def finished_run(folder: Path, *flags: str, returns: tuple[float, ...] = (-0.2, -0.4)) -> Path:
+    """A run folder with what the command reads: settings and result."""
+    ppo = ["--ppo.num-envs", "8", "--ppo.unroll-length", "16"]
+    words = ["--optimizer", "adam", "--num-timesteps", "1024", "--num-seeds", str(len(returns))]
+    config = parse.parse(Train, [*words, *ppo, *flags], "train", "", train.defaults(flags))
+    assert config is not None
+    run_folder.describe(folder, dataclasses.asdict(config), "mnemosyne train")
+    result = {"return_per_seed": returns, "return_random": -0.5}
+    run_folder.write_json(folder / run_folder.RESULT, result)
+    return folder
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    "name", ["probe:action", pytest.param("gym:Pendulum-v1", marks=NEEDS_GYMNASIUM)]
+)
+def test_command_judges_a_run_by_a_plain_one(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, file = (
+        finished_run(tmp_path / "run", "--env", name, "--eval-episodes", "4"),
+        tmp_path / "r",
+    )
+    assert main([str(run), "--json", str(file)]) == 0
+    result = json.loads(file.read_text())
+    assert result["rows"]["ours"]["returns"] == [-0.2, -0.4]
+    assert len(result["rows"]["reference"]["returns"]) == 2
+    assert max(result["rows"]["reference"]["returns"]) <= 0.0
+    means = [result["rows"][row]["mean"] for row in ("ours", "reference")]
+    assert result["difference"] == pytest.approx(means[0] - means[1])
+    assert result["env_steps"] == 1024 and result["learning_rate"] == 3e-4
+    assert "versions" in result and "ours - reference" in capsys.readouterr().out
+
+
+@NEEDS_GYMNASIUM
+def test_host_reference_sees_and_earns_what_the_environment_says() -> None:
+    env = envs.make("gym:Pendulum-v1", episode_length=4)
+    assert isinstance(env, HostEnv)
+    config = settings(num_envs=2, unroll_length=8, num_timesteps=32, normalize_rewards=True)
+    learner = host.train(env, config, 1e-3, jax.random.key(0))
+    assert learner.obs.count == 32 and learner.reward.count == 32
+    np.testing.assert_allclose(learner.obs.mean[0] ** 2 + learner.obs.mean[1] ** 2, 0.5, atol=0.6)
+    assert learner.reward.mean < 0.0  # rewards of the pendulum are costs
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
     [
-        (["--env", "brax:hoper"], "hopper"),
-        (["--env", "gym:Pendulum-v1"], "does not run inside JAX"),
-        (["--env", "probe:action", "--num-timesteps", "5"], "use at least 2048"),
-        (["--env", "probe:action", "--num-seeds", "0"], "must be above 0"),
+        (["--env", "probe:action", "--optimizer", "lion"], "one of PPO with Adam alone"),
+        (["--env", "probe:action", "--algo", "es"], "one of PPO with Adam alone"),
+        pytest.param(["--env", "gym:CartPole-v1"], "actions to choose", marks=NEEDS_GYMNASIUM),
     ],
 )
 def test_command_refuses_in_a_sentence(
-    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+    flags: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(words) == 2
+    assert main([str(finished_run(tmp_path, *flags))]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and sentence in lines[0]
+
+
+def test_command_refuses_a_folder_without_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
