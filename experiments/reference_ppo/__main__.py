@@ -73,12 +73,13 @@ def settings_of(run: dict[str, Any]) -> tuple[PPOConfig, float]:
     others = [run[name] for name in ("randomize", "warm_start", "hand_over")]
     if (run["algo"], run["optimizer"]) != ("ppo", "adam") or any(others):
         raise ValueError("the run must be one of PPO with Adam alone, begun anew on one robot.")
-    network = {
+    network: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in run["ppo"]["network"].items()
     }
     counts = {name: run[name] for name in ("num_timesteps", "num_evaluations")}
-    config = PPOConfig(**(run["ppo"] | counts | {"network": NetworkConfig(**network)}))
+    settings: dict[str, Any] = run["ppo"] | counts | {"network": NetworkConfig(**network)}
+    config = PPOConfig(**settings)
     return config, run["learning_rate"] or default_learning_rate("adam") or math.nan
 
 
