@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from envs import behavior_checker, host_checker
-from envs.api import Env, State
+from envs.api import Env, EpisodeWrapper, State
 from envs.behavior_checker import named_leaves
 
 RESERVED = frozenset(
@@ -68,6 +68,7 @@ def problems(env: Any, num_steps: int = 32, seed: int = 0) -> list[str]:
         lambda: _attributes(env),
         lambda: _reset_form(env, key),
         lambda: _step_form(env, key),
+        lambda: _wrapped_form(env, key),
     )
     for group in groups:
         found = list(group())
@@ -158,6 +159,20 @@ def _step_form(env: Env, key: Key[Array, ""]) -> Iterator[str]:
     except Exception as error:  # whatever a broken environment raises is the finding
         found = [f"step fails under jit with {env.action_size} float32 actions: {_brief(error)}"]
     yield from found
+
+
+def _wrapped_form(env: Env, key: Key[Array, ""]) -> Iterator[str]:
+    """Whether ``step`` takes a state to whose ``info`` a wrapper has added entries."""
+    wrapped = EpisodeWrapper(env)
+
+    def look(key: Key[Array, ""], action: Float[Array, " action"]) -> None:
+        state = wrapped.reset(key)
+        wrapped.step(wrapped.step(state, action, state), action, state)
+
+    try:
+        _abstractly(look, key, jax.ShapeDtypeStruct((env.action_size,), jnp.float32))
+    except Exception as error:  # whatever a broken environment raises is the finding
+        yield f"step fails where a wrapper has added entries to info: {_brief(error)}"
 
 
 def _form_changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:

@@ -29,6 +29,7 @@ from envs.api import State
 POLICY_OBS, CRITIC_OBS = "state", "privileged_state"
 """Playground's names, in a dict observation, for what the policy and the critic see."""
 _INFO, _OTHER = "playground", "other_obs"
+_OURS = (_INFO, _OTHER, randomization.INFO)
 _DEFAULT_EPISODE_LENGTH = 1000  # what most of Playground's tasks have, in environment steps
 
 
@@ -83,7 +84,10 @@ class PlaygroundEnv:
         from mujoco_playground import State as PlaygroundState
 
         zero = jnp.zeros((), jnp.float32)
-        changed = state.info.get(randomization.INFO, {})
+        # Wrappers keep their own entries in ``info``, which are not ours to pass on.
+        ours = {name: state.info[name] for name in _OURS if name in state.info}
+        state = state.replace(info=ours)
+        changed = ours.get(randomization.INFO, {})
         obs = {POLICY_OBS: state.obs, **state.info[_OTHER]} if _OTHER in state.info else state.obs
         metrics = {name: value for name, value in state.metrics.items() if name not in self._added}
         # Playground writes into the dicts that it is given.

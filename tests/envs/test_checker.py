@@ -143,6 +143,14 @@ class NeedsTwoActions(Sound):
         return super().step(state, action[:1] * jnp.ones(1) + jnp.dot(action, jnp.ones(2)))
 
 
+class ClosedInfo(Sound):
+    """Knows only the entries of ``info`` that it made itself, as an adapter easily does."""
+
+    def step(self, state, action):
+        jax.tree.map(jnp.add, {}, state.info)
+        return super().step(state, action)
+
+
 class StaleDone(Sound):
     def step(self, state, action):
         return super().step(state, action).replace(done=state.done)
@@ -255,6 +263,7 @@ def test_check_own_environments_pass(name):
         (TupleInfo(), "the pytree structure of the state changes"),
         (InPlace(), r"step writes into the state it is given \(metrics\['x_position'\]\)"),
         (NeedsTwoActions(), "step fails under jit with 1 float32 actions: "),
+        (ClosedInfo(), "step fails where a wrapper has added entries to info: "),
         (DoneAtReset(), "done after reset is 1.0; it must be 0"),
         (StaleDone(), "done after step depends on the done of the state before"),
         (StaleReward(), "reward after step depends on the reward of the state before"),

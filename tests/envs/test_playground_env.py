@@ -93,6 +93,15 @@ def test_adapter_step_leaves_its_input_alone_and_passes_no_done_on(walker):
     assert float(start.metrics["speed"]) == 0.0
 
 
+def test_adapter_leaves_entries_of_wrappers_alone(walker):
+    """Training steps every environment inside the episode wrapper, which adds to ``info``."""
+    env = envs.EpisodeWrapper(walker)
+    start = env.reset(jax.random.key(0))
+    after = env.step(env.step(start, jnp.ones(1), start), jnp.ones(1), start)
+    assert jax.tree.structure(after) == jax.tree.structure(start)
+    assert (float(after.info["episode_steps"]), int(after.info["playground"]["steps"])) == (2.0, 2)
+
+
 def test_adapter_randomized_model_lasts_an_episode_and_leaves_the_env_alone():
     def heavier(key, model):
         return model | {"mass": model["mass"] * jax.random.uniform(key, (), minval=2.0, maxval=4.0)}
