@@ -74,7 +74,10 @@ class Epoch(Protocol):
     """A chunk of one seed."""
 
     def __call__(
-        self, state: TrainState, step_scale: Float[Array, ""] | float = 1.0
+        self,
+        state: TrainState,
+        step_scale: Float[Array, ""] | float = 1.0,
+        restarts: PyTree = None,
     ) -> tuple[TrainState, Metrics]:
         """One chunk.
 
@@ -82,6 +85,7 @@ class Epoch(Protocol):
           state: before.
           step_scale: factor on all updates of the optimizer, see :func:`robotics.faults.scaled`;
             below 1 after a rollback.
+          restarts: episodes of :attr:`Restarts.chunk_keys`; ``None`` draws the same ones inside.
 
         Returns:
           The state after, and float32 scalars.
@@ -130,6 +134,36 @@ class Locator(NamedTuple):
     rounds: str
 
 
+class Restarts(NamedTuple):
+    """How fresh episodes can be drawn outside of the programs that begin and train a run.
+
+    Simulators compile slowly, and a reset nearly as slowly as a step; so one program of its own can
+    serve both. Drawn outside or inside, the episodes are the same.
+
+    Attributes:
+      start_keys: of the episodes that ``init`` begins with, from its key.
+      chunk_keys: of those that the coming chunk may restart from, by rollout.
+      draw: the episodes of keys, one each.
+    """
+
+    start_keys: Callable[[Key[Array, ""]], Key[Array, " envs"]]
+    chunk_keys: Callable[[TrainState], Key[Array, "rollouts envs"]]
+    draw: Callable[[Key[Array, " envs"]], PyTree]
+
+
+class Init(Protocol):
+    """The first state of one seed."""
+
+    def __call__(self, key: Key[Array, ""], start: PyTree = None) -> TrainState:
+        """The first state.
+
+        Args:
+          key: of everything that is drawn.
+          start: episodes of :attr:`Restarts.start_keys`; ``None`` draws the same ones inside.
+        """
+        ...
+
+
 class Algorithm(NamedTuple):
     """A training algorithm for one seed.
 
@@ -147,9 +181,10 @@ class Algorithm(NamedTuple):
       locator: finds out where a chunk went wrong; without one, faults are told by what they left.
       scales_steps: whether ``step_scale`` does anything: without an optimizer there is nothing that
         it could scale, and rollbacks only draw other random numbers.
+      restarts: how episodes are drawn outside of ``init`` and ``epoch``, which else ignore them.
     """
 
-    init: Callable[[Key[Array, ""]], TrainState]
+    init: Init
     epoch: Epoch
     inference_params: Callable[[TrainState], PolicyParams]
     policy: Policy
@@ -158,6 +193,7 @@ class Algorithm(NamedTuple):
     mesh: Mesh | None = None
     locator: Locator | None = None
     scales_steps: bool = True
+    restarts: Restarts | None = None
 
 
 class HostAlgorithm(NamedTuple):

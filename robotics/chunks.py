@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from robotics import faults, programs, sharding
 from robotics.algorithm import Algorithm, HostAlgorithm
 from robotics.faults import Found
+from robotics.restarts import Episodes
 
 Mask = Bool[np.ndarray, " seeds"]
 Wait = Callable[[Mapping[str, Array]], None]
@@ -66,24 +67,39 @@ class CompiledChunks:
       state: of all seeds, or its shapes.
       wait: waits for a chunk's metrics.
       say: prints a line.
+      episodes: draws what chunks restart from; ``None`` leaves it to the chunks.
     """
 
-    def __init__(self, algorithm: Algorithm, state: PyTree, wait: Wait, say: Callable[[str], None]):
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        state: PyTree,
+        wait: Wait,
+        say: Callable[[str], None],
+        episodes: Episodes | None = None,
+    ):
         self._algorithm, self._wait, self._say = algorithm, wait, say
         self._find: Callable[..., Any] | None = None
+        self._episodes = episodes
         self._mesh = algorithm.mesh
         scale = self._placed(np.ones(jax.tree.leaves(state.params)[0].shape[0], np.float32))
 
-        def checked(state: PyTree, scale: Array) -> tuple[PyTree, dict[str, Array], Array]:
-            after, metrics = algorithm.epoch(state, scale)
+        def checked(
+            state: PyTree, scale: Array, restarts: PyTree
+        ) -> tuple[PyTree, dict[str, Array], Array]:
+            after, metrics = algorithm.epoch(state, scale, restarts)
             return after, metrics, faults.health(after, state, metrics)
 
         # The state before a chunk is what a rollback returns to, so it is not donated.
         everywhere = sharding.replicated(self._mesh)
         outputs = (sharding.state_shardings(self._mesh, state), everywhere, everywhere)
         self._program, self.compile_s = programs.compile_timed(
-            jax.vmap(checked), state, scale, out_shardings=outputs
+            jax.vmap(checked), state, scale, self._restarts(state), out_shardings=outputs
         )
+
+    def _restarts(self, state: PyTree) -> PyTree:
+        """What the coming chunk may restart from."""
+        return None if self._episodes is None else self._episodes.of_chunk(state)
 
     def _placed(self, scale: Float[np.ndarray, " seeds"]) -> Array:
         """The scales on the devices of the run."""
@@ -91,7 +107,8 @@ class CompiledChunks:
 
     def run(self, state: PyTree, scale: Float[np.ndarray, " seeds"], again: Mask | None) -> Outcome:
         """See :class:`Chunks`; the seeds that need not do it do it too, in the same program."""
-        state, metrics, health = self._program(state, self._placed(scale))
+        restarts = self._restarts(state)
+        state, metrics, health = self._program(state, self._placed(scale), restarts)
         self._wait(metrics)
         return Outcome(state, _on_host(metrics), np.asarray(health))
 

@@ -23,6 +23,7 @@ from robotics.monitor import Monitor, duration
 from robotics.progress import Display, Progress
 from robotics.recovery import Recovery
 from robotics.reporter import Reporter
+from robotics.restarts import Episodes, make_episodes
 from robotics.run_config import RunConfig, WarmUp, seed_keys, state_template
 
 
@@ -54,6 +55,7 @@ class Loop:
         self._shardings = sharding.state_shardings(self._mesh, template)
         self._display = Display(str(config.folder), algorithm.num_epochs, monitor)
         self._reporter = Reporter(algorithm, env, config, monitor, self._display, policy_info)
+        self._episodes: Episodes | None = None
         self._chunk_started = time.perf_counter()
 
     def start(self, restored: Restored | None, warm_up: WarmUp | None) -> tuple[PyTree, Progress]:
@@ -77,11 +79,13 @@ class Loop:
         self._monitor.say(f"compiling for {count} seed(s) ...")
         self._display.say("compiling the evaluation")
         keys = sharding.put(self._mesh, seed_keys(self._config))
+        episodes = self._open_episodes(progress)
+        start = () if episodes is None else (episodes.start(keys),)
         init, seconds = programs.compile_timed(
-            jax.vmap(self._algorithm.init), keys, out_shardings=self._shardings
+            jax.vmap(self._algorithm.init), keys, *start, out_shardings=self._shardings
         )
         progress.compile_s += seconds
-        state = init(keys)
+        state = init(keys, *start)
         if warm_up is not None:
             state, taken = warm_up(state, self._monitor.say)
             state = sharding.put(self._mesh, state, self._shardings)
@@ -127,7 +131,15 @@ class Loop:
         def wait(metrics: Mapping[str, Array]) -> None:
             self._wait(metrics, progress)
 
-        return CompiledChunks(self._algorithm, state, wait, self._monitor.say)
+        episodes = self._open_episodes(progress)
+        return CompiledChunks(self._algorithm, state, wait, self._monitor.say, episodes)
+
+    def _open_episodes(self, progress: Progress) -> Episodes | None:
+        """What draws fresh episodes, compiled when it is first needed."""
+        if self._episodes is None:
+            self._episodes = make_episodes(self._algorithm, seed_keys(self._config))
+            progress.compile_s += 0.0 if self._episodes is None else self._episodes.compile_s
+        return self._episodes
 
     def _chunk(self, recovery: Recovery, state: PyTree, progress: Progress) -> PyTree:
         """One chunk of training and the evaluation after it."""

@@ -125,11 +125,11 @@ def make_evolution(
     sharding.check_divides(mesh, "pairs of perturbations", config.population_size // 2)
     num_epochs = setup.num_epochs
 
-    def init(key: Key[Array, ""]) -> TrainState:
+    def init(key: Key[Array, ""], start: None = None) -> TrainState:
         return _init(setup, key)
 
     def epoch(
-        state: TrainState, step_scale: Float[Array, ""] | float = 1.0
+        state: TrainState, step_scale: Float[Array, ""] | float = 1.0, restarts: None = None
     ) -> tuple[TrainState, Metrics]:
         return _epoch(setup.scaled(step_scale), state)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -59,6 +60,9 @@ def compute_ppo_loss(
     values = networks.apply_value(params["value"], minibatch.obs, config.network)
     v_loss = config.value_cost * jnp.mean(jnp.square(values - minibatch.target))
     entropy = jnp.mean(policy.entropy())
+    if config.entropy_cost == 0.0:
+        # Nobody else takes a gradient times zero out of the program.
+        entropy = jax.lax.stop_gradient(entropy)
     entropy_loss = -config.entropy_cost * entropy
     scalars = {
         "policy_loss": policy_loss,

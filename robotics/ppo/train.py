@@ -15,12 +15,20 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from envs.api import EpisodeWrapper, State
 from robotics import faults, networks, sharding
-from robotics.algorithm import Algorithm, Locator, Metrics, PolicyParams, Telemetry, TrainState
+from robotics.algorithm import (
+    Algorithm,
+    Locator,
+    Metrics,
+    PolicyParams,
+    Restarts,
+    Telemetry,
+    TrainState,
+)
 from robotics.faults import Fault
 from robotics.ppo import learn
 from robotics.ppo.config import PPOConfig
 from robotics.ppo.learn import Setup
-from robotics.rollout import Rollout, collect, reset
+from robotics.rollout import Rollout, collect
 
 
 def make_ppo(
@@ -64,14 +72,18 @@ def make_ppo(
     setup = Setup(sizes, False, config, slot, telemetry, mesh)
     _check_divides(config, mesh)
 
-    def init(key: Key[Array, ""]) -> TrainState:
-        start = reset(env, learn.split_start(key)[2], config.num_envs)
+    restarts = _restarts(env, config)
+
+    def init(key: Key[Array, ""], start: State | None = None) -> TrainState:
+        start = restarts.draw(restarts.start_keys(key)) if start is None else start
         return learn.init(setup, key, sharding.divided(mesh, start))
 
     def epoch(
-        state: TrainState, step_scale: Float[Array, ""] | float = 1.0
+        state: TrainState,
+        step_scale: Float[Array, ""] | float = 1.0,
+        restarts: State | None = None,
     ) -> tuple[TrainState, Metrics]:
-        return _epoch(setup.scaled(step_scale), env, state)
+        return _epoch(setup.scaled(step_scale), env, state, restarts)
 
     def locate(state: TrainState, step_scale: Float[Array, ""]) -> Fault:
         return _locate(setup.scaled(step_scale)._replace(locating=True), env, state)
@@ -89,7 +101,30 @@ def make_ppo(
         num_epochs=config.num_epochs,
         mesh=mesh,
         locator=Locator(locate, fault_names, "rollout"),
+        restarts=restarts,
     )
+
+
+def _restarts(env: EpisodeWrapper, config: PPOConfig) -> Restarts:
+    """How the episodes of a run are drawn."""
+
+    def chunk_keys(state: TrainState) -> Key[Array, "rollouts envs"]:
+        def rollout(key: Key[Array, ""], _: None) -> tuple[Key[Array, ""], Key[Array, " envs"]]:
+            keys = _split_iteration(key)
+            return keys[0], jax.random.split(keys[1], config.num_envs)
+
+        return jax.lax.scan(rollout, state.key, None, length=config.rollouts_per_epoch)[1]
+
+    return Restarts(
+        start_keys=lambda key: jax.random.split(learn.split_start(key)[2], config.num_envs),
+        chunk_keys=chunk_keys,
+        draw=jax.vmap(env.reset),
+    )
+
+
+def _split_iteration(key: Key[Array, ""]) -> Key[Array, "4"]:
+    """Keys of the next rollout, and of this one's restarts, action noise and minibatches."""
+    return jax.random.split(key, 4)
 
 
 def _check_divides(config: PPOConfig, mesh: Mesh | None) -> None:
@@ -99,9 +134,11 @@ def _check_divides(config: PPOConfig, mesh: Mesh | None) -> None:
     sharding.check_divides(mesh, "env steps in a minibatch", rows)
 
 
-def _epoch(setup: Setup, env: EpisodeWrapper, state: TrainState) -> tuple[TrainState, Metrics]:
+def _epoch(
+    setup: Setup, env: EpisodeWrapper, state: TrainState, restarts: State | None
+) -> tuple[TrainState, Metrics]:
     """One chunk."""
-    (state, last), stacked = _iterations(setup, env, state)
+    (state, last), stacked = _iterations(setup, env, state, restarts)
     return learn.finish(setup, state, last, stacked)
 
 
@@ -111,30 +148,31 @@ def _locate(setup: Setup, env: EpisodeWrapper, state: TrainState) -> Fault:
 
 
 def _iterations(
-    setup: Setup, env: EpisodeWrapper, state: TrainState
+    setup: Setup, env: EpisodeWrapper, state: TrainState, restarts: State | None = None
 ) -> tuple[tuple[TrainState, PyTree], dict[str, Array]]:
     """All rollouts of a chunk; metrics have a leading axis of them."""
 
     def iteration(
-        carry: tuple[TrainState, PyTree], _: None
+        carry: tuple[TrainState, PyTree], restarts: State | None
     ) -> tuple[tuple[TrainState, PyTree], dict[str, Array]]:
-        return _iteration(setup, env, *carry)
+        return _iteration(setup, env, *carry, restarts)
 
     return jax.lax.scan(
         iteration,
         (state, learn.no_update_yet(setup, state)),
-        None,
+        restarts,
         length=setup.config.rollouts_per_epoch,
     )
 
 
 def _iteration(
-    setup: Setup, env: EpisodeWrapper, state: TrainState, last: PyTree
+    setup: Setup, env: EpisodeWrapper, state: TrainState, last: PyTree, restarts: State | None
 ) -> tuple[tuple[TrainState, PyTree], dict[str, Array]]:
     """One rollout and the updates made from it."""
-    key, key_restart, key_noise, key_shuffle = jax.random.split(state.key, 4)
+    key, key_restart, key_noise, key_shuffle = _split_iteration(state.key)
     noise = learn.draw_noise(setup, key_noise)
-    env_state, rollout = _collect(setup, env, state, key_restart, noise)
+    keys = jax.random.split(key_restart, setup.config.num_envs)
+    env_state, rollout = _collect(setup, env, state, keys if restarts is None else restarts, noise)
     codes = None
     if setup.locating:
         extras, codes = rollout.extras
@@ -150,24 +188,30 @@ def _collect(
     setup: Setup,
     env: EpisodeWrapper,
     state: TrainState,
-    key_restart: Key[Array, ""],
+    restarts: State | Key[Array, " envs"],
     noise: Float[Array, "T envs action"],
 ) -> tuple[State, Rollout]:
-    """A rollout; every device steps its own environments and knows the restarts of all."""
+    """A rollout; every device steps its own environments and knows the restarts of all.
+
+    ``restarts`` are fresh episodes, or the keys to draw them from.
+    """
     mesh, watch = setup.mesh, _first_bad if setup.locating else None
+    drawn = isinstance(restarts, State)
 
     def play(
-        params: PolicyParams, env_state: State, keys: Key[Array, " envs"], noise: Array
+        params: PolicyParams, env_state: State, restarts: State | Array, noise: Array
     ) -> tuple[State, Rollout]:
-        restarts = sharding.gathered(mesh, jax.vmap(env.reset)(keys))
-        first = sharding.position(mesh) * keys.shape[0]
+        first = sharding.position(mesh) * noise.shape[1]
         act = learn.make_act(setup, params)
-        return collect(env, act, env_state, restarts, noise, first, watch)
+        if isinstance(restarts, State):
+            return collect(env, act, env_state, restarts, noise, first, watch)
+        fresh = sharding.gathered(mesh, jax.vmap(env.reset)(restarts))
+        return collect(env, act, env_state, fresh, noise, first, watch)
 
     envs, steps = P(sharding.AXIS), P(None, sharding.AXIS)
-    play = sharding.over_devices(mesh, play, (P(), envs, envs, steps), (envs, steps))
-    keys = jax.random.split(key_restart, setup.config.num_envs)
-    return play(learn.inference_params(state), state.env_state, keys, noise)
+    inputs = (P(), envs, P() if drawn else envs, steps)
+    play = sharding.over_devices(mesh, play, inputs, (envs, steps))
+    return play(learn.inference_params(state), state.env_state, restarts, noise)
 
 
 def _first_bad(after: State, fresh: State) -> Int[Array, " envs"]:

@@ -63,7 +63,9 @@ def make_fake(
             params=params, opt_state=opt_state, key=key, updates=state.updates + 1
         ), jnp.abs(grads["w"][0])
 
-    def epoch(state: FakeState, step_scale=1.0) -> tuple[FakeState, dict[str, jax.Array]]:
+    def epoch(
+        state: FakeState, step_scale=1.0, restarts=None
+    ) -> tuple[FakeState, dict[str, jax.Array]]:
         slot = scaled(optimizer, step_scale)
         state, losses = jax.lax.scan(
             functools.partial(update, slot), state, None, length=UPDATES_PER_EPOCH

@@ -21,6 +21,7 @@ from robotics.chunks import CompiledChunks
 from robotics.es import ESConfig, make_es
 from robotics.evaluate import make_player
 from robotics.ppo import make_ppo
+from robotics.restarts import make_episodes
 
 
 class Ours:
@@ -35,8 +36,10 @@ class Ours:
 
     def __init__(self, course: Course, algorithm: Algorithm, seeds: Sequence[int], judged: bool):
         self._keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-        self._state = jax.jit(jax.vmap(algorithm.init))(self._keys)
-        self._chunks = CompiledChunks(algorithm, self._state, _wait, print)
+        episodes = make_episodes(algorithm, self._keys)
+        start = () if episodes is None else (episodes.start(self._keys),)
+        self._state = jax.jit(jax.vmap(algorithm.init))(self._keys, *start)
+        self._chunks = CompiledChunks(algorithm, self._state, _wait, print, episodes)
         self._scale = np.ones(len(seeds), np.float32)
         self.compile_s: float | None = self._chunks.compile_s
         self._params = jax.jit(jax.vmap(algorithm.inference_params))
