@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from mnemosyne.layout import Shape
 from mnemosyne.rule import NEGLIGIBLE, inverse_sqrt, safe_sqrt
 
-CONTRACT = "3"
+CONTRACT = "4"
 
 NUM_TOKEN_FEATURES = 20
 """Statistics of a token, and three of its path (:mod:`mnemosyne.path`)."""

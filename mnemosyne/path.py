@@ -28,6 +28,8 @@ DECAY = 0.998
 late in a run the gradient points back along the last steps even at the best one."""
 WIDTH = 40
 """Coordinates of a token whose path is kept."""
+TOLD_APART = 256
+"""Sampled coordinates of a network below which its turn is not taken at its word."""
 _SHORT = 1e-18
 """Products of lengths below this have no angle; the square of one has to be a normal number."""
 
@@ -113,7 +115,8 @@ def features(
       counts: coordinates that each token stands for.
 
     Returns:
-      Features within [-1, 1]; 0 where there is no path yet.
+      Features within [-1, 1]; 0 where there is no path yet. The turn of a network of fewer than
+      :data:`TOLD_APART` sampled coordinates is smaller than it is.
     """
     dots = -jnp.mean(g * state.drift, axis=-1)
     squares = jnp.stack([_squares(g), _squares(state.drift)])
@@ -121,5 +124,9 @@ def features(
     # Near the best step size a turn is some hundredths.
     turns = jnp.clip(10.0 * _ratio(dots, sizes[0] * sizes[1]), -1.0, 1.0)
     turn = jnp.clip(10.0 * _ratio(dots @ counts, network[0] * network[1]), -1.0, 1.0)
+    # The cosine of n coordinates is off by 1 / sqrt(n): of a handful, it says nothing, and steps
+    # that follow it shrink too early.
+    sampled = jnp.sum(jnp.minimum(counts, WIDTH))
+    turn *= jnp.square(jnp.minimum(sampled / TOLD_APART, 1.0))
     tokens = jnp.stack([turns, straightness(state), gain(state)], axis=-1)
     return tokens, jnp.stack([turn, _ratio(network[1], state.network_length)])

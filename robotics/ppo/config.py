@@ -152,9 +152,9 @@ _FAMILY_PRESETS: dict[str, dict[str, object]] = {
         "num_updates_per_batch": 10,
         "normalize_rewards": True,
     },
-    # Rewards are small and come for a thousand steps: CartpoleBalance at 1M steps and Adam 3e-4, four
-    # seeds, 1000 742 1000 981; with the defaults 262 769 169 351, with those of "gym" 350 346 220 1000,
-    # with their discount raised to this one 206 895 978 990.
+    # Rewards are small and come for a thousand steps: CartpoleBalance at 1M steps and Adam 3e-4,
+    # four seeds, 1000 742 1000 981; with the defaults 262 769 169 351, with those of "gym" 350 346
+    # 220 1000, with their discount raised to this one 206 895 978 990.
     "playground": {
         "num_envs": 16,
         "unroll_length": 128,

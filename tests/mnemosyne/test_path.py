@@ -10,22 +10,23 @@ import mnemosyne
 from mnemosyne import path
 from tests.mnemosyne import problems
 
-COUNTS = jnp.asarray([64.0, 256.0])
+COUNTS = jnp.tile(jnp.asarray([64.0, 256.0]), 4)
+SHAPE = (len(COUNTS), path.WIDTH)
 
 
 def _normal(seed: int) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).standard_normal((2, path.WIDTH)), jnp.float32)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(SHAPE), jnp.float32)
 
 
 def _walk(updates: list[jax.Array]) -> path.PathState:
-    state = path.init(2)
+    state = path.init(len(COUNTS))
     for update in updates:
         state = path.advance(state, update, state.log_gain, COUNTS)
     return state
 
 
 def test_features_before_the_first_update_are_zero() -> None:
-    tokens, network = path.features(path.init(2), _normal(0), COUNTS)
+    tokens, network = path.features(path.init(len(COUNTS)), _normal(0), COUNTS)
     assert not jnp.any(tokens)
     assert not jnp.any(network)
 
@@ -48,9 +49,8 @@ def test_sum_and_length_are_discounted_as_told() -> None:
     updates = [_normal(i) for i in range(4)]
     weights = path.DECAY ** np.arange(4)[::-1]
     state = _walk(updates)
-    np.testing.assert_allclose(
-        state.drift, sum(w * u for w, u in zip(weights, updates, strict=True)), rtol=1e-5
-    )
+    drift = sum(w * u for w, u in zip(weights, updates, strict=True))
+    np.testing.assert_allclose(state.drift, drift, rtol=1e-5, atol=1e-6)
     roots = [np.sqrt(np.mean(np.square(u), axis=1)) for u in updates]
     lengths = sum(w * r for w, r in zip(weights, roots, strict=True))
     np.testing.assert_allclose(state.length, lengths, rtol=1e-5)
@@ -79,6 +79,16 @@ def test_turn_is_the_sign_of_the_derivative_by_the_step_size(rate: float, sign: 
         x = x + updates[-1]
     _, network = path.features(_walk(updates), x, COUNTS)
     assert np.sign(network[0]) == sign
+
+
+@pytest.mark.parametrize(("entries", "left"), [(16.0, 1.0 / 16.0), (128.0, 0.5), (256.0, 1.0)])
+def test_turn_of_few_coordinates_is_believed_less(entries: float, left: float) -> None:
+    """By the square of what they are of 256."""
+    g, state = _normal(0), _walk([_normal(1)])
+    told = path.features(state, g, jnp.full(len(COUNTS), entries / len(COUNTS)))[1]
+    whole = path.features(state, g, jnp.full(len(COUNTS), 1e3))[1]
+    assert 0.01 < abs(float(whole[0])) < 1.0
+    np.testing.assert_allclose(told[0], left**2 * whole[0], rtol=1e-5)
 
 
 def test_update_without_adaptive_steps_keeps_no_path() -> None:
