@@ -29,7 +29,7 @@ late in a run the gradient points back along the last steps even at the best one
 WIDTH = 40
 """Coordinates of a token whose path is kept."""
 TOLD_APART = 256
-"""Sampled coordinates of a network below which its turn is not taken at its word."""
+"""Sampled coordinates of a network below which its turn counts less."""
 _SHORT = 1e-18
 """Products of lengths below this have no angle; the square of one has to be a normal number."""
 
@@ -116,7 +116,7 @@ def features(
 
     Returns:
       Features within [-1, 1]; 0 where there is no path yet. The turn of a network of fewer than
-      :data:`TOLD_APART` sampled coordinates is smaller than it is.
+      :data:`TOLD_APART` sampled coordinates is scaled down by the square of their share.
     """
     dots = -jnp.mean(g * state.drift, axis=-1)
     squares = jnp.stack([_squares(g), _squares(state.drift)])

@@ -142,12 +142,12 @@ class Restarts(NamedTuple):
 
     Attributes:
       start_keys: of the episodes that ``init`` begins with, from its key.
-      chunk_keys: of those that the coming chunk may restart from, by rollout.
+      chunk_keys: of those that a chunk may restart from, from the ``key`` of the state before it.
       draw: the episodes of keys, one each.
     """
 
     start_keys: Callable[[Key[Array, ""]], Key[Array, " envs"]]
-    chunk_keys: Callable[[TrainState], Key[Array, "rollouts envs"]]
+    chunk_keys: Callable[[Key[Array, ""]], Key[Array, "rollouts envs"]]
     draw: Callable[[Key[Array, " envs"]], PyTree]
 
 

@@ -93,13 +93,10 @@ class CompiledChunks:
         # The state before a chunk is what a rollback returns to, so it is not donated.
         everywhere = sharding.replicated(self._mesh)
         outputs = (sharding.state_shardings(self._mesh, state), everywhere, everywhere)
+        restarts = None if episodes is None else episodes.shapes
         self._program, self.compile_s = programs.compile_timed(
-            jax.vmap(checked), state, scale, self._restarts(state), out_shardings=outputs
+            jax.vmap(checked), state, scale, restarts, out_shardings=outputs
         )
-
-    def _restarts(self, state: PyTree) -> PyTree:
-        """What the coming chunk may restart from."""
-        return None if self._episodes is None else self._episodes.of_chunk(state)
 
     def _placed(self, scale: Float[np.ndarray, " seeds"]) -> Array:
         """The scales on the devices of the run."""
@@ -107,7 +104,7 @@ class CompiledChunks:
 
     def run(self, state: PyTree, scale: Float[np.ndarray, " seeds"], again: Mask | None) -> Outcome:
         """See :class:`Chunks`; the seeds that need not do it do it too, in the same program."""
-        restarts = self._restarts(state)
+        restarts = None if self._episodes is None else self._episodes.of_chunk(state)
         state, metrics, health = self._program(state, self._placed(scale), restarts)
         self._wait(metrics)
         return Outcome(state, _on_host(metrics), np.asarray(health))

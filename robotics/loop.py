@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 import time
 from collections.abc import Mapping
@@ -55,7 +56,6 @@ class Loop:
         self._shardings = sharding.state_shardings(self._mesh, template)
         self._display = Display(str(config.folder), algorithm.num_epochs, monitor)
         self._reporter = Reporter(algorithm, env, config, monitor, self._display, policy_info)
-        self._episodes: Episodes | None = None
         self._chunk_started = time.perf_counter()
 
     def start(self, restored: Restored | None, warm_up: WarmUp | None) -> tuple[PyTree, Progress]:
@@ -79,8 +79,7 @@ class Loop:
         self._monitor.say(f"compiling for {count} seed(s) ...")
         self._display.say("compiling the evaluation")
         keys = sharding.put(self._mesh, seed_keys(self._config))
-        episodes = self._open_episodes(progress)
-        start = () if episodes is None else (episodes.start(keys),)
+        start = () if self._episodes is None else (self._episodes.start(keys),)
         init, seconds = programs.compile_timed(
             jax.vmap(self._algorithm.init), keys, *start, out_shardings=self._shardings
         )
@@ -131,15 +130,14 @@ class Loop:
         def wait(metrics: Mapping[str, Array]) -> None:
             self._wait(metrics, progress)
 
-        episodes = self._open_episodes(progress)
-        return CompiledChunks(self._algorithm, state, wait, self._monitor.say, episodes)
+        if self._episodes is not None:
+            progress.compile_s += self._episodes.compile_s
+        return CompiledChunks(self._algorithm, state, wait, self._monitor.say, self._episodes)
 
-    def _open_episodes(self, progress: Progress) -> Episodes | None:
+    @functools.cached_property
+    def _episodes(self) -> Episodes | None:
         """What draws fresh episodes, compiled when it is first needed."""
-        if self._episodes is None:
-            self._episodes = make_episodes(self._algorithm, seed_keys(self._config))
-            progress.compile_s += 0.0 if self._episodes is None else self._episodes.compile_s
-        return self._episodes
+        return make_episodes(self._algorithm, seed_keys(self._config))
 
     def _chunk(self, recovery: Recovery, state: PyTree, progress: Progress) -> PyTree:
         """One chunk of training and the evaluation after it."""

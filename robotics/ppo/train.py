@@ -71,11 +71,10 @@ def make_ppo(
     slot = optax.with_extra_args_support(optimizer)
     setup = Setup(sizes, False, config, slot, telemetry, mesh)
     _check_divides(config, mesh)
-
-    restarts = _restarts(env, config)
+    fresh = _restarts(env, config)
 
     def init(key: Key[Array, ""], start: State | None = None) -> TrainState:
-        start = restarts.draw(restarts.start_keys(key)) if start is None else start
+        start = fresh.draw(fresh.start_keys(key)) if start is None else start
         return learn.init(setup, key, sharding.divided(mesh, start))
 
     def epoch(
@@ -85,13 +84,6 @@ def make_ppo(
     ) -> tuple[TrainState, Metrics]:
         return _epoch(setup.scaled(step_scale), env, state, restarts)
 
-    def locate(state: TrainState, step_scale: Float[Array, ""]) -> Fault:
-        return _locate(setup.scaled(step_scale)._replace(locating=True), env, state)
-
-    def fault_names() -> dict[str, list[str]]:
-        env_state = jax.eval_shape(env.reset, jax.eval_shape(jax.random.key, 0))
-        return learn.fault_names(setup, faults.training_part(env_state))
-
     return Algorithm(
         init=init,
         epoch=epoch,
@@ -100,20 +92,34 @@ def make_ppo(
         env_steps_per_epoch=config.env_steps_per_epoch,
         num_epochs=config.num_epochs,
         mesh=mesh,
-        locator=Locator(locate, fault_names, "rollout"),
-        restarts=restarts,
+        locator=_locator(setup, env),
+        restarts=fresh,
     )
+
+
+def _locator(setup: Setup, env: EpisodeWrapper) -> Locator:
+    """How the first fault of a chunk is found."""
+
+    def find(state: TrainState, step_scale: Float[Array, ""]) -> Fault:
+        located = setup.scaled(step_scale)._replace(locating=True)
+        return faults.first_row(_iterations(located, env, state)[1]["fault"], 1)
+
+    def names() -> dict[str, list[str]]:
+        env_state = jax.eval_shape(env.reset, jax.eval_shape(jax.random.key, 0))
+        return learn.fault_names(setup, faults.training_part(env_state))
+
+    return Locator(find, names, "rollout")
 
 
 def _restarts(env: EpisodeWrapper, config: PPOConfig) -> Restarts:
     """How the episodes of a run are drawn."""
 
-    def chunk_keys(state: TrainState) -> Key[Array, "rollouts envs"]:
+    def chunk_keys(key: Key[Array, ""]) -> Key[Array, "rollouts envs"]:
         def rollout(key: Key[Array, ""], _: None) -> tuple[Key[Array, ""], Key[Array, " envs"]]:
             keys = _split_iteration(key)
             return keys[0], jax.random.split(keys[1], config.num_envs)
 
-        return jax.lax.scan(rollout, state.key, None, length=config.rollouts_per_epoch)[1]
+        return jax.lax.scan(rollout, key, None, length=config.rollouts_per_epoch)[1]
 
     return Restarts(
         start_keys=lambda key: jax.random.split(learn.split_start(key)[2], config.num_envs),
@@ -140,11 +146,6 @@ def _epoch(
     """One chunk."""
     (state, last), stacked = _iterations(setup, env, state, restarts)
     return learn.finish(setup, state, last, stacked)
-
-
-def _locate(setup: Setup, env: EpisodeWrapper, state: TrainState) -> Fault:
-    """The first fault of a chunk."""
-    return faults.first_row(_iterations(setup, env, state)[1]["fault"], 1)
 
 
 def _iterations(

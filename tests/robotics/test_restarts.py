@@ -12,6 +12,7 @@ import pytest
 import envs
 from envs.api import EpisodeWrapper
 from robotics import restarts
+from robotics.algorithm import Algorithm
 from robotics.chunks import CompiledChunks
 from robotics.ppo import PPOConfig, make_ppo
 
@@ -32,7 +33,7 @@ def keys():
 
 
 def test_episodes_drawn_outside_change_no_number_of_a_run(algorithm, keys):
-    episodes = restarts.make_episodes(algorithm, keys)
+    episodes = _made(algorithm, keys)
     inside = jax.jit(jax.vmap(algorithm.init))(keys)
     outside = jax.jit(jax.vmap(algorithm.init))(keys, episodes.start(keys))
     assert all(jax.tree.leaves(jax.tree.map(_same, inside, outside)))
@@ -51,7 +52,7 @@ def test_episodes_drawn_outside_change_no_number_of_a_run(algorithm, keys):
 
 def test_other_restarts_change_the_run(algorithm, keys):
     """So the comparison above can fail."""
-    episodes = restarts.make_episodes(algorithm, keys)
+    episodes = _made(algorithm, keys)
     state = jax.jit(jax.vmap(algorithm.init))(keys)
     epoch = jax.jit(jax.vmap(lambda state, drawn: algorithm.epoch(state, 1.0, drawn)))
     drawn = episodes.of_chunk(state)
@@ -67,6 +68,12 @@ def test_episodes_that_are_too_large_stay_inside(algorithm, keys, monkeypatch):
 
 def test_algorithm_without_restarts_draws_itself(algorithm, keys):
     assert restarts.make_episodes(algorithm._replace(restarts=None), keys) is None
+
+
+def _made(algorithm: Algorithm, keys: jax.Array) -> restarts.Episodes:
+    made = restarts.make_episodes(algorithm, keys)
+    assert made is not None
+    return made
 
 
 def _same(a: jax.Array, b: jax.Array) -> bool:
