@@ -29,7 +29,7 @@ late in a run the gradient points back along the last steps even at the best one
 WIDTH = 40
 """Coordinates of a token whose path is kept."""
 TOLD_APART = 256
-"""Sampled coordinates of a network below which its turn counts less."""
+"""Coordinates of a network below which its turn counts less."""
 _SHORT = 1e-18
 """Products of lengths below this have no angle; the square of one has to be a normal number."""
 
@@ -116,7 +116,7 @@ def features(
 
     Returns:
       Features within [-1, 1]; 0 where there is no path yet. The turn of a network of fewer than
-      :data:`TOLD_APART` sampled coordinates is scaled down by the square of their share.
+      :data:`TOLD_APART` coordinates is scaled down by the square of their share.
     """
     dots = -jnp.mean(g * state.drift, axis=-1)
     squares = jnp.stack([_squares(g), _squares(state.drift)])
@@ -126,7 +126,6 @@ def features(
     turn = jnp.clip(10.0 * _ratio(dots @ counts, network[0] * network[1]), -1.0, 1.0)
     # The cosine of n coordinates is off by 1 / sqrt(n): of a handful, it says nothing, and steps
     # that follow it shrink too early.
-    sampled = jnp.sum(jnp.minimum(counts, WIDTH))
-    turn *= jnp.square(jnp.minimum(sampled / TOLD_APART, 1.0))
+    turn *= jnp.square(jnp.minimum(jnp.sum(counts) / TOLD_APART, 1.0))
     tokens = jnp.stack([turns, straightness(state), gain(state)], axis=-1)
     return tokens, jnp.stack([turn, _ratio(network[1], state.network_length)])
