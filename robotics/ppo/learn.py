@@ -31,7 +31,7 @@ from robotics.ppo.metrics import (
     finished_episodes,
     training_metrics,
 )
-from robotics.ppo.samples import prepare_samples, unpack_samples
+from robotics.ppo.samples import prepare_samples, shuffle, unpack_samples
 from robotics.rollout import Rollout
 
 Act = Callable[[Float[Array, "envs obs"], Array], tuple[Action, tuple[Array, Array]]]
@@ -223,7 +223,7 @@ def _learn(
 
     def one_pass(learner: _Learner, inputs: tuple[Array, Array]) -> tuple[_Learner, Stacked]:
         key, position = inputs
-        shuffled = samples[jax.random.permutation(key, config.batch_size)]
+        shuffled = samples[shuffle(key, config.batch_size)]
         minibatches = shuffled.reshape(config.num_minibatches, -1, samples.shape[-1])
         minibatches = sharding.divided(setup.mesh, minibatches, axis=1)
         known = {"epoch": position, "explained_variance": variance_explained}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from robotics import networks, normalize
 from robotics.algorithm import TrainState
@@ -16,6 +16,8 @@ from robotics.gae import compute_gae
 from robotics.ppo.config import PPOConfig
 from robotics.ppo.losses import Minibatch, explained_variance
 from robotics.rollout import Rollout
+
+_MOST_ROW_BITS = 16
 
 
 def prepare_samples(
@@ -71,6 +73,30 @@ def reward_scale(
     statistics = normalize.update(normalizer["return"], returns)
     normalizer = normalizer | {"return": statistics, "running_return": running}
     return normalizer, config.reward_scaling / normalize.standard_deviation(statistics)
+
+
+def shuffle(key: Key[Array, ""], size: int) -> Int[Array, " size"]:
+    """The numbers below ``size`` in a random order.
+
+    Random bits and a row's number below them make one word, and the words are sorted: on a CPU a
+    tenth of the time of :func:`jax.random.permutation`, which sorts keys with values, twice. Rows
+    of equal bits keep their order; which rows these are is as random as the rest, and it matters
+    to no minibatch in what order it is summed.
+
+    Args:
+      key: decides the order.
+      size: beyond 65,536, where less than 16 random bits would be left, JAX shuffles.
+
+    Example:
+      >>> sorted(shuffle(jax.random.key(0), 5).tolist())
+      [0, 1, 2, 3, 4]
+    """
+    bits = (size - 1).bit_length()
+    if bits > _MOST_ROW_BITS:
+        return jax.random.permutation(key, size)
+    drawn = jax.random.bits(key, (size,), jnp.uint32)
+    words = (drawn >> bits << bits) | jnp.arange(size, dtype=jnp.uint32)
+    return (jnp.sort(words) & (2**bits - 1)).astype(jnp.int32)
 
 
 def unpack_samples(

@@ -15,7 +15,7 @@ from robotics.algorithm import count_env_steps
 from robotics.networks import NetworkConfig
 from robotics.ppo import PPOConfig, losses, make_ppo, presets
 from robotics.ppo.metrics import episode_metrics
-from robotics.ppo.samples import reward_scale
+from robotics.ppo.samples import reward_scale, shuffle
 from robotics.rollout import Rollout
 from tests.robotics.optimizers_under_test import PPO_FACTORIES
 
@@ -323,3 +323,31 @@ text = jax.jit(jax.vmap(algorithm.init)).lower(keys).as_text()
 assert "geqrf" not in text and "householder" not in text
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 2048, 65536, 65537])
+def test_shuffle_takes_every_row_once(size):
+    order = np.asarray(jax.jit(shuffle, static_argnums=1)(jax.random.key(3), size))
+    assert order.dtype == np.int32
+    np.testing.assert_array_equal(np.sort(order), np.arange(size))
+
+
+def test_shuffle_draws_every_order_equally_often():
+    keys = jax.random.split(jax.random.key(0), 24_000)
+    orders = np.asarray(jax.jit(jax.vmap(lambda key: shuffle(key, 4)))(keys))
+    counts = np.unique(orders, axis=0, return_counts=True)[1]
+    assert len(counts) == 24
+    # Chi-squared with 23 degrees of freedom exceeds 58 once in ten thousand times.
+    assert np.sum((counts - 1000.0) ** 2 / 1000.0) < 58.0
+
+
+def test_shuffle_puts_any_two_rows_into_one_minibatch_equally_often():
+    size, minibatches = 2048, 4
+    keys = jax.random.split(jax.random.key(1), 1000)
+    orders = np.asarray(jax.jit(jax.vmap(lambda key: shuffle(key, size)))(keys))
+    belongs = np.empty_like(orders)
+    np.put_along_axis(belongs, orders, np.arange(size)[None] // (size // minibatches), axis=1)
+    for other in (1, 64, 2047):
+        together = np.mean(belongs[:, 0] == belongs[:, other])
+        expected = (size / minibatches - 1) / (size - 1)
+        assert abs(together - expected) < 4.0 * np.sqrt(expected * (1 - expected) / len(keys))
