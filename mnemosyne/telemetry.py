@@ -53,12 +53,12 @@ def telemetry(state: Any, updates: optax.Updates, params: optax.Params) -> Scala
     if ours is None:
         return scalars
     adam = jax.tree.map(lambda m, v: -m * inverse_sqrt(v), ours.mu, ours.nu)
-    found = {}
+    found: Scalars = {}
     if ours.path.log_gain.size:
-        found = {
-            "optimizer/log_gain": jnp.mean(ours.path.log_gain),
-            "optimizer/straightness": jnp.mean(straightness(ours.path)),
-        }
+        found["optimizer/log_gain"] = jnp.mean(ours.path.log_gain)
+    if ours.path.drift.size:
+        # Where only the gain is remembered, there is no path: a mean over no tokens is nan.
+        found["optimizer/straightness"] = jnp.mean(straightness(ours.path))
     normalized = jnp.sqrt(jnp.mean(ours.nu_mass)) / jnp.maximum(jnp.mean(ours.mu_mass), 1e-30)
     return (
         scalars

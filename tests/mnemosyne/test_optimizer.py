@@ -315,6 +315,16 @@ def test_write_shared_stores_the_mean_of_the_patterns_of_a_slot() -> None:
     np.testing.assert_allclose(written.mass[0, 0], 0.5 + keys[:2].mean(axis=0), rtol=1e-6)
 
 
+@pytest.mark.parametrize("weights", ["mnemosyne-base", "mnemosyne-rl"])
+def test_telemetry_of_shipped_weights_is_finite(weights: str) -> None:
+    optimizer = mnemosyne.mnemosyne(weights, total_steps=10)
+    params = jax.tree.map(jnp.asarray, problems.tree())
+    updates, state = optimizer.update(params, optimizer.init(params), params)
+    scalars = telemetry(state, updates, params)
+    assert all(jnp.isfinite(value) for value in scalars.values()), scalars
+    assert "optimizer/log_gain" in scalars
+
+
 def test_telemetry_reports_the_optimizer_and_its_memory() -> None:
     start = problems.tree()
     step = problems.learned(problems.untrained())
