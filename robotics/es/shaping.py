@@ -16,8 +16,8 @@ def centered_ranks(fitness: Float[Array, " members"]) -> Float[Array, " members"
     fitness = jnp.where(jnp.isfinite(fitness), fitness, -jnp.inf)
     below = jnp.sum(fitness[:, None] > fitness[None, :], axis=1)
     equal = jnp.sum(fitness[:, None] == fitness[None, :], axis=1)
-    ranks = below + 0.5 * (equal - 1)
-    return ranks / (fitness.shape[0] - 1) - 0.5
+    # One division of whole numbers: equal members get exactly zero, on every machine.
+    return (2 * below + equal - len(fitness)) / (2 * (len(fitness) - 1))
 
 
 def gradient_weights(shaped: Float[Array, "2 pairs"], std: float) -> Float[Array, " pairs"]:
