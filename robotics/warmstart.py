@@ -2,14 +2,16 @@
 """What a new run takes over from an earlier one: policy, value network, normalizer, memory.
 
 Arrays are taken over one by one, where their role (the path in the training state) and their shape
-agree; everything else begins as in any new run. The source is read from its checkpoint alone, so
+agree; everything else begins as in any new run. Heads, which say what to do and not what to look
+at, are of use in the same environment only. The source is read from its checkpoint alone, so
 neither its environment nor its optimizer have to be at hand. What is in an optimizer's memory only
 its owner knows: it is passed on to a function ``warm_start(old_state, new_params) -> state``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,14 +23,17 @@ from jaxtyping import PyTree
 from robotics import run_folder
 from robotics.checkpoint import Checkpointer
 
-Part = Literal["policy", "value", "normalizer", "memory"]
-PARTS: tuple[Part, ...] = ("policy", "value", "normalizer", "memory")
+Part = Literal["policy", "value", "heads", "normalizer", "memory"]
+PARTS: tuple[Part, ...] = ("policy", "value", "heads", "normalizer", "memory")
+"""``heads`` are the last layers of policy and value network, where these are taken over, and the
+spread of actions."""
 WarmStart = Callable[[Any, PyTree], Any]
 """``warm_start(old_state, new_params)``: a first state of the new optimizer."""
 
 NORMALIZER_SHARE = 0.1
 """Share of the new run's budget that old statistics weigh at most: a new world has its say soon."""
 _OPTIMIZER = "opt_state/"
+_LAYER = re.compile(r"(.*/)layer_(\d+)/")
 
 
 class Source(NamedTuple):
@@ -104,6 +109,30 @@ def _best(returns: np.ndarray, leaves: Mapping[str, np.ndarray]) -> int | None:
     return int(np.argmax(order)) if finite[np.argmax(order)] else None
 
 
+def default_parts(same_env: bool) -> tuple[Part, ...]:
+    """What a run takes over unless it is told: heads only from a run in the same environment.
+
+    A policy that begins sure of another task's actions explores too little to unlearn them
+    (``docs/decisions.md``, "Warm starts").
+    """
+    return PARTS if same_env else tuple(part for part in PARTS if part != "heads")
+
+
+def head_paths(paths: Sequence[str]) -> set[str]:
+    """Of the paths of parameters, those of the last layer of each network, and ``log_std``.
+
+    Example:
+      >>> sorted(head_paths(["params/mlp/layer_0/bias", "params/mlp/layer_1/bias"]))
+      ['params/mlp/layer_1/bias']
+    """
+    layers = [match for path in paths if (match := _LAYER.match(path))]
+    last: dict[str, int] = {}
+    for layer in layers:
+        last[layer[1]] = max(int(layer[2]), last.get(layer[1], 0))
+    heads = {layer.string for layer in layers if int(layer[2]) == last[layer[1]]}
+    return heads | {path for path in paths if path.endswith("/log_std")}
+
+
 def prefixes(part: str, paths: Sequence[str]) -> tuple[str, ...]:
     """Where a part lies in a training state; of evolution strategies, all parameters are policy."""
     apart = any(path.startswith("params/policy/") for path in paths)
@@ -122,20 +151,28 @@ def make_plan(source: Source, template: PyTree, parts: Sequence[str], budget: in
     Args:
       source: the earlier run.
       template: training state of one seed of the new run; shapes are enough.
-      parts: of :data:`PARTS`; the memory is no concern of this function.
+      parts: of :data:`PARTS`; the memory is no concern of this function. Without ``"heads"`` those
+        of policy and value network begin anew.
       budget: of the new run, env steps.
     """
     wanted = shapes_by_path(template)
     leaves: dict[str, np.ndarray] = {}
     lines: dict[str, str] = {}
     taken: list[str] = []
-    for part in (part for part in parts if part != "memory"):
+    heads = {path for tree in (wanted, source.leaves) for path in head_paths(_parameters(tree))}
+    left = set() if "heads" in parts else heads
+    for part in (part for part in parts if part not in ("heads", "memory")):
         starts = prefixes(part, list(wanted))
-        found, lines[part] = _take(
-            part, source, {p: s for p, s in wanted.items() if p.startswith(starts)}
-        )
+        mine = {p: s for p, s in wanted.items() if p.startswith(starts) and p not in left}
+        found, lines[part] = _take(part, source, mine)
         leaves |= found
         taken += [part] if found else []
+    if "heads" in parts:
+        fits = sorted(heads & set(leaves))
+        lines["heads"] = (
+            f"{len(fits)} of these arrays" if fits else "begin anew, none fits what is taken over"
+        )
+        taken += ["heads"] if fits else []
     for path in [path for path in leaves if path.startswith("normalizer/")]:
         if path.endswith("/count"):
             most = np.asarray(NORMALIZER_SHARE * budget, leaves[path].dtype)
@@ -147,6 +184,10 @@ def shapes_by_path(tree: PyTree) -> dict[str, tuple[int, ...]]:
     """Shapes of all arrays by their paths."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf.shape for p, leaf in leaves}
+
+
+def _parameters(paths: Iterable[str]) -> list[str]:
+    return [path for path in paths if path.startswith("params/")]
 
 
 def _take(

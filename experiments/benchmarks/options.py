@@ -59,7 +59,7 @@ class Options:
     """Kinds of those networks."""
     only: tuple[str, ...] = ()
     """Only these optimizers (cost; Adam is always among them) or parts (throughput: ppo, es, gym,
-    shares, envs, seeds)."""
+    shares, envs, seeds; warm-start: policy, value, heads, normalizer, memory)."""
     rounds: int = 7
     """Times that every optimizer takes its turn."""
     max_gib: float = 6.0

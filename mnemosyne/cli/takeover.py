@@ -48,12 +48,15 @@ def make_takeover(config: Train, built: Built) -> Takeover:
     algo = source.identity.get("algo")
     if algo != config.algo:
         raise ValueError(f"{source.folder} was trained with --algo {algo}, not {config.algo}")
-    parts: list[str] = list(config.warm_parts or warmstart.PARTS)
+    same_env = source.identity.get("env") == config.env
+    parts: list[str] = list(config.warm_parts or warmstart.default_parts(same_env))
     scaled = _other_rewards(built, source)
     read = [part for part in parts if part != "value" or scaled is None]
     template = jax.eval_shape(built.algorithm.init, jax.eval_shape(jax.random.key, 0))
     plan = warmstart.make_plan(source, template, read, config.num_timesteps)
     lines, taken, start = dict(plan.lines), list(plan.taken), None
+    if not config.warm_parts and not same_env:
+        lines["heads"] = "begin anew, this is another environment"
     if scaled is not None and "value" in parts:
         lines["value"] = scaled
     if "memory" in parts:

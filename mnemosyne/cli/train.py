@@ -53,8 +53,9 @@ class Train:
     warm_start: str | None = None
     """Run to start from, whose policy, value network, normalizer and optimizer's memory are taken
     over where they fit; or weights of mnemosyne, a shipped name or a file."""
-    warm_parts: tuple[Literal["policy", "value", "normalizer", "memory"], ...] = ()
-    """What to take over from that run; default: all that fits."""
+    warm_parts: tuple[Literal["policy", "value", "heads", "normalizer", "memory"], ...] = ()
+    """What to take over from that run; default: all that fits, heads (last layers of policy and
+    value network, spread of actions) from a run in the same environment only."""
     warm_probe: float = 0.0
     """Share of the budget, at most 0.01, of a probe in which the optimizer sees gradients and takes
     no step: it fills normalizer and memory. 0 for none."""

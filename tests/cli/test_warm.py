@@ -162,6 +162,17 @@ def test_memory_is_pooled_into_larger_networks_and_hand_overs(
     assert state.opt_state.adam[0].count.tolist() == [0, 0]
 
 
+def test_heads_come_from_the_same_environment_only(source: Path, tmp_path: Path) -> None:
+    old = read_source(source)
+    head = "params/policy/mlp/layer_1/kernel"
+    for env, kept in (("probe:observation-action", True), ("probe:action", False)):
+        config = _config("--env", env, "--warm-start", source)
+        state, said = _first_state(config, tmp_path)
+        new = np.asarray(state.params["policy"]["mlp"]["layer_1"]["kernel"][0])
+        assert np.array_equal(new, old.leaves[head][old.seed]) == kept
+        assert ("  heads: begin anew, this is another environment" in said) != kept
+
+
 def test_memory_of_other_weights_is_left_alone(remembering: Path, tmp_path: Path) -> None:
     config = _config("--optimizer mnemosyne --weights mnemosyne-rl --warm-start", remembering)
     state, said = _first_state(config, tmp_path)
@@ -191,6 +202,7 @@ def test_weights_as_a_source_are_settings_of_the_run(weights: Path) -> None:
         ("--warm-parts network", "network"),
         ("--warm-start {evolved}", "was trained with --algo es, not ppo"),
         ("--warm-start {empty}", "has no checkpoint yet"),
+        ("--warm-start {source} --warm-parts heads", "--warm-parts heads cannot be had of"),
         ("--warm-start {source} --warm-parts memory", "--warm-parts memory cannot be had of"),
         (
             "--warm-start {source} --optimizer mnemosyne --weights {weights} --warm-parts memory",

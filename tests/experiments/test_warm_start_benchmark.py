@@ -18,6 +18,7 @@ from experiments.benchmarks.policies.cells import make_cell
 from experiments.benchmarks.policies.records import Store
 from experiments.benchmarks.policies.rules import AdamSettings
 from experiments.benchmarks.warm_start import command, pairs, warm
+from robotics import warmstart
 from robotics.networks import NetworkConfig
 from tests.experiments.fake_runner import FakeRunner
 
@@ -76,7 +77,7 @@ def test_lanes_begin_where_the_same_lanes_of_the_source_have_ended(
     cell = make_cell("probe:observation-action", "ppo", 2, **TINY)
     adam = rules.adam("adam", AdamSettings(3e-2))
     store = Store(tmp_path, 2)
-    source = warm.Source(store, cell, adam, SMALL)
+    source = warm.Source(store, cell, adam, SMALL, warmstart.default_parts(same_env=True))
     new = store.record(cell, adam, [3, 4])
     started = warm.WarmStore(store, source).record(cell, adam, [3, 4])
     assert new.returns[0, -1] != new.returns[1, -1]
@@ -109,7 +110,7 @@ def test_ours_takes_memory_networks_and_statistics_of_its_lane_and_adam_all_but_
         params=jax.tree.map(lambda x: x + 1.0, lanes.params),
         opt_state=lanes.opt_state._replace(memory=memory),
     )
-    start = warm.Source(Store(tmp_path, 2), source, ours, SMALL)
+    start = warm.Source(Store(tmp_path, 2), source, ours, SMALL, warmstart.PARTS)
     old = jax.device_get(lanes._replace(env_state=None, key=None))
     warm_ours = start.begin(target, ours, first(target, ours), old)
     warm_adam = start.begin(target, adam, first(target, adam), old)
@@ -185,7 +186,14 @@ def test_every_row_is_told_and_censored_runs_count_as_whole_runs(tmp_path: Path)
 def test_stored_runs_of_other_sources_are_not_mixed_up(tmp_path: Path, weights: Path) -> None:
     cells = [make_cell(name, "ppo", 1) for name in ("control:cartpole", "control:pendulum")]
     ours, store = rules.judged(str(weights), ())[0], Store(tmp_path, 2)
-    stores = [store, *(warm.WarmStore(store, warm.Source(store, c, ours, SMALL)) for c in cells)]
+    sources = [warm.Source(store, cell, ours, SMALL) for cell in cells]
+    sources += [warm.Source(store, cells[0], ours, SMALL, parts=("policy",))]
+    stores = [store, *(warm.WarmStore(store, source) for source in sources)]
     keys = [cache.key_hash(one.key(cells[0], ours, [1])) for one in stores]
-    assert len(set(keys)) == 3
+    assert len(set(keys)) == 4
     assert keys[0] == cache.key_hash(records.description(cells[0], ours, [1]))
+
+
+def test_parts_that_are_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--only takes names of policy, value, heads"):
+        command.run(benchmarks.Options(cache=tmp_path, only=("head",)))

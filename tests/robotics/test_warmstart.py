@@ -86,7 +86,7 @@ def test_alike_runs_take_everything_of_the_best_finite_seed(source: warmstart.So
     plan, state = _transfer(source, _config())
     assert _values(state.params) == {501.0}
     assert _values(state.normalizer["observation"]._replace(count=())) == {501.0}
-    assert plan.taken == ("policy", "value", "normalizer")
+    assert plan.taken == ("policy", "value", "normalizer", "heads")
     assert plan.lines["policy"] == "7 of 7 arrays taken over"
     # The rest begins as ever: optimizer, running returns, counters.
     assert _values((state.opt_state, state.normalizer["running_return"], state.updates)) == {7.0}
@@ -110,10 +110,40 @@ def test_only_what_has_the_same_role_and_shape_is_taken(source: warmstart.Source
 
 
 def test_parts_are_taken_alone(source: warmstart.Source) -> None:
-    plan, state = _transfer(source, _config(), ("value",))
+    plan, state = _transfer(source, _config(), ("value", "heads"))
     assert _values(state.params["policy"]) == {7.0} == _values(state.normalizer["observation"])
     assert _values(state.params["value"]) == {501.0} == _values(state.normalizer["return"])
-    assert plan.taken == ("value",)
+    assert plan.taken == ("value", "heads")
+
+
+def test_heads_begin_anew_unless_they_are_wanted(source: warmstart.Source) -> None:
+    parts = warmstart.default_parts(same_env=False)
+    plan, state = _transfer(source, _config(), parts)
+    policy, value = state.params["policy"], state.params["value"]["mlp"]
+    for fresh in (policy["log_std"], policy["mlp"]["layer_2"], value["layer_1"]):
+        assert _values(fresh) == {7.0}
+    for old in (policy["mlp"]["layer_0"], policy["mlp"]["layer_1"], value["layer_0"]):
+        assert _values(old) == {501.0}
+    assert plan.taken == ("policy", "value", "normalizer")
+    assert (
+        warmstart.default_parts(same_env=True)
+        == warmstart.PARTS
+        == (*parts[:2], "heads", *parts[2:])
+    )
+
+
+def test_what_was_a_head_in_the_source_is_one(source: warmstart.Source) -> None:
+    deeper = NetworkConfig(policy_hidden=(4, 4, 1), value_hidden=(4,))
+    parts = warmstart.default_parts(same_env=False)
+    _, state = _transfer(source, _config(network=deeper), parts)
+    layers = state.params["policy"]["mlp"]
+    assert [_values(layers[f"layer_{i}"]) for i in range(4)] == [{501.0}, {501.0}, {7.0}, {7.0}]
+
+
+def test_heads_alone_are_of_no_network(source: warmstart.Source) -> None:
+    plan, state = _transfer(source, _config(), ("heads", "normalizer"))
+    assert _values(state.params) == {7.0} and plan.taken == ("normalizer",)
+    assert plan.lines["heads"] == "begin anew, none fits what is taken over"
 
 
 def test_values_of_other_rewards_are_left_alone(source: warmstart.Source) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mnemosyne
@@ -16,19 +17,22 @@ from experiments.benchmarks.policies.summary import CellResults
 from experiments.benchmarks.warm_start import tables
 from experiments.benchmarks.warm_start.pairs import Pair, pairs
 from experiments.benchmarks.warm_start.warm import Source, WarmStore
+from robotics import warmstart
 
 NAMES = ("adam", "adam-warm", "ours", "ours-warm")
 """The two by two; ``oracle``, the tuned Adam with a new start, says where 50, 75 and 90 % are."""
 
 
-def measure(store: Store, pair: Pair, size: Thoroughness, weights: str) -> CellResults:
+def measure(
+    store: Store, pair: Pair, size: Thoroughness, weights: str, parts: Sequence[str]
+) -> CellResults:
     """All runs of one pair, from the store or by training them."""
     target, seeds = pair.target, suites.judged_seeds(size.seeds)
     artifact = mnemosyne.load(weights)
     adam, ours = rules.hand_designed(target.algo)[0], rules.judged(weights, ())[0]
     random = store.random(target)
     oracle = tuning.oracle(store, target, size.trials, size.trial_seeds)
-    warm = WarmStore(store, Source(store, pair.source, ours, artifact.config))
+    warm = WarmStore(store, Source(store, pair.source, ours, artifact.config, parts))
     found = {"oracle": store.record(target, rules.adam("oracle", oracle.best), seeds)}
     for name, rule in (("adam", adam), ("ours", ours)):
         found[name] = store.record(target, rule, seeds)
@@ -47,14 +51,21 @@ def run(options: Options) -> dict[str, Any]:
     Raises:
       ValueError: for flags that fit nothing.
     """
-    chosen, size = pairs(options), suites.thoroughness(options)
+    chosen, size, parts = pairs(options), suites.thoroughness(options), _parts(options)
     store = Store(options.cache, size.rival_seeds)
     results = []
     for pair in chosen:
         print(f"{pair.source.label} -> {pair.target.label}:", end="", flush=True)
-        results.append(measure(store, pair, size, options.weights))
+        results.append(measure(store, pair, size, options.weights, parts))
         print(flush=True)
     return _conclude(chosen, results, options)
+
+
+def _parts(options: Options) -> tuple[str, ...]:
+    if unknown := sorted(set(options.only) - set(warmstart.PARTS)):
+        names = ", ".join(warmstart.PARTS)
+        raise ValueError(f"--only takes names of {names}; got {unknown[0]!r}.")
+    return options.only or warmstart.default_parts(same_env=False)
 
 
 def _conclude(chosen: list[Pair], results: list[CellResults], options: Options) -> dict[str, Any]:
@@ -67,6 +78,7 @@ def _conclude(chosen: list[Pair], results: list[CellResults], options: Options) 
     ]
     artifact = mnemosyne.load(options.weights)
     settings = {"size": options.size, "split": options.split or "meta-train"}
+    settings["parts"] = " ".join(_parts(options))
     cells = [[cell.description() for cell in pair] for pair in chosen]
     new = [one._replace(records=_new_starts(one)) for one in results]
     result = {

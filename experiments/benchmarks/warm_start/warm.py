@@ -2,7 +2,8 @@
 """Runs of the policy benchmark that begin where runs in another environment have ended.
 
 Lane ``i`` takes over what lane ``i`` of the source has learned, so that the luck of the source is
-part of the spread over seeds. What is taken over is what ``mnemosyne train --warm-start`` takes.
+part of the spread over seeds. What is taken over is what ``mnemosyne train --warm-start`` takes,
+unless it is told otherwise.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from experiments.benchmarks.policies.records import Store
 from experiments.benchmarks.policies.rules import Rule
 from robotics import warmstart
 
-VERSION = 1
+VERSION = 2
 """Raised when the meaning of a warm start changes."""
 
 
@@ -34,10 +35,19 @@ class Source:
       cell: where they were trained.
       rule: Mnemosyne with its weights.
       config: of its network.
+      parts: what is taken over.
     """
 
-    def __init__(self, store: Store, cell: Cell, rule: Rule, config: mnemosyne.MnemosyneConfig):
+    def __init__(
+        self,
+        store: Store,
+        cell: Cell,
+        rule: Rule,
+        config: mnemosyne.MnemosyneConfig,
+        parts: Sequence[str] = warmstart.default_parts(same_env=False),
+    ):
         self.store, self.cell, self.rule, self.config = store, cell, rule, config
+        self.parts = tuple(parts)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -45,7 +55,7 @@ class Source:
         return {
             "cell": self.cell.description(),
             "rule": self.rule.description,
-            "parts": list(warmstart.PARTS),
+            "parts": list(self.parts),
             "version": VERSION,
         }
 
@@ -71,9 +81,9 @@ class Source:
           old: of :meth:`states`.
         """
         template = jax.eval_shape(lambda s: jax.tree.map(lambda leaf: leaf[0], s), state)
-        leaves = stacked_leaves(old, template, target.config.num_timesteps)
+        leaves = stacked_leaves(old, template, target.config.num_timesteps, self.parts)
         start: Callable[[Any, Any], Any] = lambda memory, params: None  # noqa: E731
-        ours = rule.description["rule"] == "mnemosyne"
+        ours = rule.description["rule"] == "mnemosyne" and "memory" in self.parts
         if ours:
             optimizer = rule.make(rule.theta, {}, target)
             start = mnemosyne.make_warm_start(optimizer, self.config)
@@ -85,13 +95,16 @@ class Source:
         return jax.jit(jax.vmap(one))(state, leaves, old.opt_state)
 
 
-def stacked_leaves(old: Any, template: Any, budget: int) -> dict[str, np.ndarray]:
+def stacked_leaves(
+    old: Any, template: Any, budget: int, parts: Sequence[str]
+) -> dict[str, np.ndarray]:
     """What each lane takes over from the same lane of the source, a leading axis of lanes.
 
     Args:
       old: training states of the source.
       template: shapes of the training state of one lane.
       budget: of the new run, env steps.
+      parts: what to take over.
     """
     paths = jax.tree_util.tree_leaves_with_path(old)
     found = {
@@ -101,7 +114,7 @@ def stacked_leaves(old: Any, template: Any, budget: int) -> dict[str, np.ndarray
     lanes = len(found["updates"])
     plans = [
         warmstart.make_plan(
-            warmstart.Source(Path(), {}, 0, lane, found), template, warmstart.PARTS, budget
+            warmstart.Source(Path(), {}, 0, lane, found), template, parts, budget
         ).leaves
         for lane in range(lanes)
     ]
