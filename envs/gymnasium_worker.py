@@ -34,14 +34,14 @@ def make_one(task: str, options: dict[str, Any], time_limit: int | None) -> Any:
     """
     import gymnasium
 
-    with _quiet(task):
+    with quiet(task):
         return gymnasium.make(
             task, max_episode_steps=time_limit, disable_env_checker=True, **options
         )
 
 
 @contextlib.contextmanager
-def _quiet(task: str) -> Iterator[None]:
+def quiet(task: str) -> Iterator[None]:
     """Keeps MuJoCo from remarks about the model files that Gymnasium ships, one an environment."""
     import gymnasium
 

@@ -13,6 +13,7 @@ import optax
 
 import envs
 from envs.api import HostEnv
+from envs.gymnasium_worker import quiet
 from experiments.benchmarks.throughput.race import Turn, UnavailableError
 from experiments.reference_ppo import plain
 from robotics.ppo import PPOConfig, make_host_ppo
@@ -139,12 +140,13 @@ def _vector(where: Where) -> Any:
         from gymnasium.vector import AutoresetMode
     except ModuleNotFoundError as error:
         raise UnavailableError(f"the package {error.name!r} is not installed") from error
-    return gymnasium.make_vec(
-        where.gym_id,
-        num_envs=where.config.num_envs,
-        vectorization_mode="sync",
-        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-    )
+    with quiet(where.gym_id):
+        return gymnasium.make_vec(
+            where.gym_id,
+            num_envs=where.config.num_envs,
+            vectorization_mode="sync",
+            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+        )
 
 
 def _led_to(after: np.ndarray, info: dict[str, Any]) -> np.ndarray:
