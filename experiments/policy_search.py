@@ -41,7 +41,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "target": (0.009, 0.014),
     "actions": (0.0, 0.75),
     "noise": (0.5, 1.5),
-    "cooldown": (0.0, 1.0),
     "slope": (1.0, 2.5),
     "nesterov": (0.0, 0.3),
     "largest": (1.6, 2.3),

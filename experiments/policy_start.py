@@ -23,8 +23,6 @@ MAX_GAIN_CHANGE = 0.35
 """Of the policy's step in an update, as a logarithm."""
 USUAL_ACTIONS = 3
 """Entries of an action, as on the hopper; also taken where the host does not say."""
-COOLDOWN_BEGIN = 0.8
-"""Progress from which a target may fall."""
 NETWORK = MnemosyneConfig(
     polar=False,
     residual=False,
@@ -50,8 +48,6 @@ class Numbers(NamedTuple):
         ratio of its momentum to its gradients is exp(-1).
       actions: power of the number of action entries which the target follows.
       noise: power of that ratio which the target follows.
-      cooldown: power of what is left of the last fifth of the run, as a fraction, which the target
-        follows in it.
       slope: of the change of the step by the logarithm of divergence over target, as a fraction of
         the largest change.
       nesterov: weight of the fresh gradient in the value network's direction.
@@ -66,7 +62,6 @@ class Numbers(NamedTuple):
     target: float = 0.012
     actions: float = 0.5
     noise: float = 1.0
-    cooldown: float = 0.0
     slope: float = 2.0
     nesterov: float = 0.25
     largest: float = 2.3
@@ -117,10 +112,6 @@ def _hidden_units(ffn: Any, scale: float, numbers: Numbers) -> tuple[Any, dict[s
         "annealed_policy": ({_PROGRESS: -1.0, _ROLE: _GATE}, -_GATE),
         "later_value": ({_EPOCH: 1.0, _ROLE: -_GATE}, -_GATE),
         "above_largest": ({_GAIN: 1.0}, -numbers.largest / 7.0),
-        "cooling_policy": (
-            {_PROGRESS: -1.0, _ROLE: _GATE},
-            math.log(1.01 - COOLDOWN_BEGIN) / 4.7 - _GATE,
-        ),
     }
     weights, bias, out = ffn["in"], ffn["bias"], ffn["out"]
     for unit, (sources, threshold) in enumerate(units.values()):
@@ -161,7 +152,6 @@ def _feedback(heads: Any, skip: Any, hidden: dict[str, int], n: Numbers) -> tupl
     skip = skip.at[present, 5].set(-n.slope * n.actions * math.log(USUAL_ACTIONS))
     skip = skip.at[entries, 5].set(5.0 * n.slope * n.actions)
     heads = heads.at[hidden["above_largest"], 5].set(-200.0)
-    heads = heads.at[hidden["cooling_policy"], 5].set(-4.7 * n.slope * n.cooldown)
     # Only policies, and not on the first update from a rollout: there the divergence is 0, which
     # is read as -1 and says nothing. The pace is one half at a divergence of 1e-4.
     heads = heads.at[_ONE, 6].set(-20.0)
