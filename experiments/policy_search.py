@@ -92,7 +92,9 @@ def design(names: Sequence[str]) -> Int[np.ndarray, "candidates names"]:
 def candidates(names: Sequence[str]) -> Numbers:
     """All candidates, an array in each field; what does not vary is as shipped."""
     ends = design(names)
-    fields = {name: np.full(CANDIDATES, value) for name, value in Numbers()._asdict().items()}
+    fields: dict[str, Any] = {
+        name: np.full(CANDIDATES, value) for name, value in Numbers()._asdict().items()
+    }
     for column, name in enumerate(names):
         fields[name] = np.asarray(RANGES[name])[ends[:, column]]
     return Numbers(**fields)
@@ -124,7 +126,7 @@ def run(cell: Cell, tried: Numbers, num_seeds: int) -> Outcome:
         return jnp.mean(episodes["episode_return"]), jnp.mean(curve)
 
     lanes = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x, jnp.float32), num_seeds), tried)
-    count = len(tried.policy)
+    count = np.size(tried.policy)
     keys = seed_keys(list(range(SEED, SEED + num_seeds)) * count)
     found = [np.asarray(x).reshape(count, num_seeds) for x in jax.jit(jax.vmap(train))(lanes, keys)]
     spread = float(np.sqrt(np.mean(found[0].var(axis=1, ddof=1)))) if num_seeds > 1 else np.nan
