@@ -22,7 +22,7 @@ def gain(rule: Rule, cell: Cell) -> float:
         return 550.0
     if kind != "adam":
         return 100.0
-    halved = 0.5 if getattr(cell.config, "reward_scaling", 1.0) > 1.0 else 1.0
+    halved = 0.5 if cell.reward_factor > 1.0 else 1.0
     return halved * 500.0 / (1.0 + abs(np.log10(rule.hyper["rate"] / BEST_RATE)))
 
 

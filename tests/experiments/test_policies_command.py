@@ -115,7 +115,7 @@ def test_sweep_keeps_scores_relative_to_the_own_base(
     result = command.run(_options(tmp_path, sweep=True, out=tmp_path / "out"))
     kept = {(row["variation"], row["optimizer"]): row["kept"] for row in result["rows"]}
     assert {env for env, _ in fake.calls} == {"brax:hopper"}
-    assert len(kept) == 2 * 10
+    assert len(kept) == 2 * 13
     assert kept["rewards x 1e3", "ours"] == 1.0
     assert kept["rewards x 1e3", "adam"] == pytest.approx(0.5, rel=0.02)
     shorter = next(r for r in result["rows"] if r["variation"] == sweep.SHORTER)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal, NamedTuple
 
+import jax.numpy as jnp
 import optax
 
-from envs.api import EpisodeWrapper
+from envs.api import EpisodeWrapper, State
 from robotics.algorithm import Algorithm
 from robotics.es.config import ESConfig
 from robotics.networks import NetworkConfig
@@ -68,6 +69,9 @@ class Cell(NamedTuple):
       label: what it is called in tables; the name of the environment unless something is varied.
       episodes: of an evaluation.
       withheld: whether the optimizer is told nothing but gradients and parameters.
+      reward_factor: of the rewards that training sees, before any normalization; evaluations see
+        the environment's own.
+      halved: whether the optimizer is given gradients in bfloat16.
     """
 
     env_name: str
@@ -77,6 +81,8 @@ class Cell(NamedTuple):
     label: str
     episodes: int = EVALUATION_EPISODES
     withheld: bool = False
+    reward_factor: float = 1.0
+    halved: bool = False
 
     @property
     def algo(self) -> Algo:
@@ -102,6 +108,10 @@ class Cell(NamedTuple):
 
         if self.withheld:
             optimizer = optax.GradientTransformation(optimizer.init, _plain(optimizer))
+        if self.halved:
+            optimizer = _with_half_gradients(optimizer)
+        if self.reward_factor != 1.0:
+            env = dataclasses.replace(env, env=_ScaledRewards(env.env, self.reward_factor))
         if isinstance(self.config, PPOConfig):
             return make_ppo(env, self.config, optimizer)
         return make_es(env, self.config, optimizer)
@@ -110,7 +120,11 @@ class Cell(NamedTuple):
         """Everything about the cell that a stored number depends on."""
         config = {name: getattr(self.config, name) for name in _FIELDS[self.algo]}
         network = {name: _plain_json(getattr(self.config.network, name)) for name in _NETWORK}
+        added = {
+            name: getattr(self, name) for name in _ADDED if getattr(self, name) != _ADDED[name]
+        }
         return {
+            **added,
             "env": self.env_name,
             "backend": self.backend,
             "episode_length": self.episode_length,
@@ -120,6 +134,38 @@ class Cell(NamedTuple):
             "episodes": self.episodes,
             "withheld": self.withheld,
         }
+
+
+_ADDED: dict[str, Any] = {"reward_factor": 1.0, "halved": False}
+"""Fields of a cell that came later, with what was done before."""
+
+
+class _ScaledRewards:
+    """An environment with its rewards multiplied; all else is the environment's own."""
+
+    def __init__(self, env: Any, factor: float):
+        self._env, self._factor = env, factor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def step(self, state: State, action: Any) -> State:
+        """As the environment steps."""
+        after = self._env.step(state, action)
+        return after.replace(reward=self._factor * after.reward)
+
+
+def _with_half_gradients(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer on gradients in bfloat16; parameters stay as they are."""
+    inner = optax.with_extra_args_support(optimizer)
+
+    def update(updates: Any, state: Any, params: Any = None, **extras: Any) -> Any:
+        halved = optax.tree.cast(updates, jnp.bfloat16)
+        return inner.update(halved, state, params, **extras)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def _plain(optimizer: optax.GradientTransformation) -> Any:

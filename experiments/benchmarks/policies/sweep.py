@@ -47,8 +47,6 @@ def variations(base: Cell) -> dict[str, Cell]:
     other = "relu" if network.activation != "relu" else "tanh"
     changes: dict[str, dict[str, Any]] = {
         BASE: {},
-        "rewards x 1e-3": {"reward_scaling": 1e-3 * rewards},
-        "rewards x 1e3": {"reward_scaling": 1e3 * rewards},
         "networks 4x wider": {"network": scaled_network(network, 4.0)},
         "networks 4x narrower": {"network": scaled_network(network, 0.25)},
         "minibatches / 8": {"num_minibatches": 8 * config.num_minibatches},
@@ -56,11 +54,21 @@ def variations(base: Cell) -> dict[str, Cell]:
         SHORTER: {"num_timesteps": config.num_timesteps // 4},
         f"activation {other}": {"network": dataclasses.replace(network, activation=other)},
     }
-    cells = {
-        label: base._replace(config=dataclasses.replace(config, **fields), label=label)
-        for label, fields in changes.items()
+    # Behind the normalization of rewards, if there is one: what value networks have to predict.
+    targets = {
+        "value targets x 1e-3": {"reward_scaling": 1e-3 * rewards},
+        "value targets x 1e3": {"reward_scaling": 1e3 * rewards},
     }
-    return cells | {"extras withheld": base._replace(withheld=True, label="extras withheld")}
+    cells = {
+        label: base._replace(config=dataclasses.replace(config, **fields))
+        for label, fields in (changes | targets).items()
+    } | {
+        "rewards x 1e-3": base._replace(reward_factor=1e-3),
+        "rewards x 1e3": base._replace(reward_factor=1e3),
+        "gradients in bfloat16": base._replace(halved=True),
+        "extras withheld": base._replace(withheld=True),
+    }
+    return {label: cell._replace(label=label) for label, cell in cells.items()}
 
 
 def lineup(options: Options) -> list[Rule]:
