@@ -4,8 +4,8 @@
 The policy's step is multiplied, before every update, by up to :data:`MAX_GAIN_CHANGE`, so that its
 KL divergence from the policy that acted goes to a target, which is lower the noisier its gradients
 are. The value network has a step of its own, which falls over the run and over the passes of a
-rollout. A network of which the host says nothing is Adam at 3e-4, annealed. The numbers were chosen
-on M and V, see ``docs/decisions.md``.
+rollout. A network of which the host says nothing is the one Adam that a search on M found best,
+annealed. The numbers were chosen on M and V, see ``docs/decisions.md``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Numbers(NamedTuple):
 
     policy: float = 0.0
     value: float = 1.3
-    unknown: float = -1.2
+    unknown: float = 0.215
     anneal: float = 0.75
     passes: float = 0.4
     target: float = 0.012
@@ -112,6 +112,7 @@ def _hidden_units(ffn: Any, scale: float, numbers: Numbers) -> tuple[Any, dict[s
         "annealed_policy": ({_PROGRESS: -1.0, _ROLE: _GATE}, -_GATE),
         "later_value": ({_EPOCH: 1.0, _ROLE: -_GATE}, -_GATE),
         "above_largest": ({_GAIN: 1.0}, -numbers.largest / 7.0),
+        "under_way": ({_EPOCH: 1.0, _ROLE: _GATE, _ONE: -_GATE / _CONSTANT}, 0.0),
     }
     weights, bias, out = ffn["in"], ffn["bias"], ffn["out"]
     for unit, (sources, threshold) in enumerate(units.values()):
@@ -136,8 +137,9 @@ def _steps(heads: Any, skip: Any, hidden: dict[str, int], n: Numbers) -> tuple[A
     # freed of it again.
     skip = skip.at[progress, 0].set(4.7 * n.anneal)
     heads = heads.at[hidden["annealed_policy"], 0].set(4.7 * n.anneal)
-    # tanh(3) is the decay that is nearest to 0.999.
-    return heads.at[_ONE, 3].set(3.0), skip
+    # tanh(3) is the decay that is nearest to 0.999, 0 is 0.99.
+    heads = heads.at[hidden["is_value"], 3].set(6.0)
+    return heads, skip.at[told, 3].set(3.0)
 
 
 def _feedback(heads: Any, skip: Any, hidden: dict[str, int], n: Numbers) -> tuple[Any, Any]:
@@ -153,7 +155,10 @@ def _feedback(heads: Any, skip: Any, hidden: dict[str, int], n: Numbers) -> tupl
     skip = skip.at[entries, 5].set(5.0 * n.slope * n.actions)
     heads = heads.at[hidden["above_largest"], 5].set(-200.0)
     # Only policies, and not on the first update from a rollout: there the divergence is 0, which
-    # is read as -1 and says nothing. The pace is one half at a divergence of 1e-4.
+    # is read as -1 and says nothing. Where ``epoch`` tells that it is over, any divergence counts:
+    # many updates from one rollout end with tiny steps, and the next one has to begin with them.
+    # Otherwise the pace is one half at a divergence of 1e-4.
     heads = heads.at[_ONE, 6].set(-20.0)
-    skip = skip.at[told, 6].set(90.0)
-    return heads, skip.at[logarithm, 6].set(37.5).at[size, 6].set(-37.5)
+    heads = heads.at[hidden["under_way"], 6].set(1e4)
+    skip = skip.at[told, 6].set(300.0)
+    return heads, skip.at[logarithm, 6].set(150.0).at[size, 6].set(-150.0)

@@ -216,24 +216,27 @@ def _learn(
 ) -> tuple[_Learner, Stacked]:
     """All passes over a rollout; scalars [passes, minibatches] are from before each update."""
     config = setup.config
-    passes = config.num_updates_per_batch
+    passes, minibatches = config.num_updates_per_batch, config.num_minibatches
     # Every device shuffles all rows and takes its part of each minibatch: a rollout is exchanged
     # once, whatever the number of passes.
     samples = sharding.everywhere(setup.mesh, samples)
 
     def one_pass(learner: _Learner, inputs: tuple[Array, Array]) -> tuple[_Learner, Stacked]:
-        key, position = inputs
+        key, positions = inputs
         shuffled = samples[shuffle(key, config.batch_size)]
-        minibatches = shuffled.reshape(config.num_minibatches, -1, samples.shape[-1])
-        minibatches = sharding.divided(setup.mesh, minibatches, axis=1)
-        known = {"epoch": position, "explained_variance": variance_explained}
+        rows = shuffled.reshape(minibatches, -1, samples.shape[-1])
+        rows = sharding.divided(setup.mesh, rows, axis=1)
 
-        def update(learner: _Learner, rows: Array) -> tuple[_Learner, Stacked]:
-            return _update(setup, learner, rows, known)
+        def update(learner: _Learner, inputs: tuple[Array, Array]) -> tuple[_Learner, Stacked]:
+            minibatch, position = inputs
+            known = {"epoch": position, "explained_variance": variance_explained}
+            return _update(setup, learner, minibatch, known)
 
-        return jax.lax.scan(update, learner, minibatches)
+        return jax.lax.scan(update, learner, (rows, positions))
 
-    positions = jnp.arange(passes, dtype=jnp.float32) / max(passes - 1, 1)
+    # Shares of the rollout's updates that are done.
+    count = passes * minibatches
+    positions = jnp.arange(count, dtype=jnp.float32).reshape(passes, minibatches) / count
     return jax.lax.scan(one_pass, learner, (jax.random.split(key, passes), positions))
 
 

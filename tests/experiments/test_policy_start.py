@@ -49,13 +49,13 @@ def _gains(state: Any) -> list[float]:
 
 def test_first_steps_are_those_of_the_roles(optimizer: Any, step: Any) -> None:
     state = optimizer.init(PARAMS)
-    told, _ = step(state, kl=0.0, progress=0.0, epoch=0.5)
+    told, _ = step(state, kl=0.0, progress=0.0, epoch=0.0)
     assert told["policy"] == pytest.approx(1e-3, rel=0.02)
-    half_nesterov = 1.0 + NUMBERS.nesterov
-    assert told["value"] == pytest.approx(1e-3 * np.exp(NUMBERS.value) * half_nesterov, rel=0.03)
+    first = NUMBERS.value + NUMBERS.passes / 2.0
+    assert told["value"] == pytest.approx(1e-3 * np.exp(first), rel=0.03 + NUMBERS.nesterov)
     untold, after = step(state)
     for update in untold.values():
-        assert 2.5e-4 < update < 3.5e-4
+        assert 1.2e-3 < update < 1.5e-3
     assert _gains(after) == [0.0, 0.0]
 
 
@@ -70,6 +70,35 @@ def test_policy_follows_the_divergence_and_the_value_network_does_not(
     assert changes[5.0] == pytest.approx([-MAX_GAIN_CHANGE, 0.0], abs=0.01)
     # The first update from a rollout says nothing.
     assert changes[0.0] == pytest.approx([0.0, 0.0], abs=0.005)
+
+
+def test_any_divergence_counts_once_the_first_update_from_a_rollout_is_over(
+    optimizer: Any, step: Any
+) -> None:
+    state = optimizer.init(PARAMS)
+    for epoch in (1 / 320, 0.5):
+        assert _gains(step(state, kl=0.0, epoch=epoch)[1])[0] > 0.9 * MAX_GAIN_CHANGE
+    # Hosts that make one update from a rollout have a divergence of 0 for ever.
+    for _ in range(200):
+        state = step(state, kl=0.0, epoch=0.0)[1]
+    assert _gains(state) == pytest.approx([0.0, 0.0], abs=0.001)
+
+
+@pytest.mark.parametrize("updates", [4, 16, 128])
+def test_divergence_of_a_rollout_is_held_however_many_updates_are_made_from_it(
+    optimizer: Any, step: Any, updates: int
+) -> None:
+    state, curvature = optimizer.init(PARAMS), 400.0
+    for _ in range(12):
+        moved = divergence = 0.0
+        for index in range(updates):
+            divergence = curvature * moved**2
+            extras = {"kl": divergence, "epoch": index / updates, "progress": 0.0}
+            steps, state = step(state, **extras)
+            moved += float(steps["policy"])
+    # A steady gradient: the target is e times that of the numbers. It is met on average over the
+    # logarithms of a rollout, at whose end the divergence is larger.
+    assert 0.3 < divergence / (np.e * NUMBERS.target) < 6.0
 
 
 def _equilibrium(step: Any, state: Any, **extras: float) -> float:
@@ -121,5 +150,4 @@ def test_value_network_slows_down_over_passes_and_over_the_run(optimizer: Any, s
 
     assert ratio("value", epoch=1.0) == pytest.approx(np.exp(-NUMBERS.passes), rel=0.03)
     assert ratio("value", progress=0.9) == pytest.approx(0.11**NUMBERS.anneal, rel=0.06)
-    assert ratio("policy", epoch=1.0) == pytest.approx(1.0, rel=0.02)
     assert ratio("policy", progress=0.9) == pytest.approx(1.0, rel=0.06)
