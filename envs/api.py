@@ -19,6 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+Bounds = tuple[Float[np.ndarray, " action"], Float[np.ndarray, " action"]]
+"""Lowest and highest value of each entry of an action."""
+
 
 @jax.tree_util.register_dataclass
 @typing.no_type_check  # JAX also puts shapes, flags and the like in the leaves
@@ -147,6 +150,23 @@ class HostEnv(Protocol):
     def start(self, num_envs: int) -> HostBatch:
         """A batch of ``num_envs`` environments, to be reset before its first step."""
         ...
+
+
+def action_bounds(env: Env | HostEnv) -> Bounds:
+    """What -1 and 1 of each entry of an action become in the units of the environment's actuators.
+
+    Adapters that scale actions say so in an attribute ``action_bounds``; it is no part of the
+    protocols, because most environments take [-1, 1] as it is.
+
+    Args:
+      env: any environment whose actions are no choices, without :class:`EpisodeWrapper`.
+
+    Returns:
+      Lowest and highest values, float64 [action].
+    """
+    given = getattr(env, "action_bounds", None) or (-1.0, 1.0)
+    low, high = (np.broadcast_to(np.float64(bound), (env.action_size,)) for bound in given)
+    return low, high
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ import numpy as np
 
 from envs import gymnasium_worker as worker
 from envs._errors import check_episode_length, nearest
-from envs.api import HostBatch, HostStep
+from envs.api import Bounds, HostBatch, HostStep
 from envs.gymnasium_shards import LocalShard, ProcessShard, cores
 
 DEFAULT_EPISODE_LENGTH = 1000  # environment steps, where Gymnasium knows no limit
@@ -63,6 +63,15 @@ class GymnasiumEnv:
     def model(self) -> Any:
         """The ``mujoco.MjModel``, for rendering with :meth:`qpos`; ``None`` without one."""
         return getattr(self.gymnasium_env.unwrapped, "model", None)
+
+    @property
+    def action_bounds(self) -> Bounds | None:
+        """The bounds of the action space, flattened as actions are; ``None`` for choices."""
+        if self.discrete:
+            return None
+        space = self.gymnasium_env.action_space
+        low, high = (np.asarray(bound, np.float64).ravel() for bound in (space.low, space.high))
+        return low, high
 
     def qpos(self, physics: Any) -> np.ndarray:
         """Generalized positions [..., nq]; ``physics`` is what a batch's ``qpos()`` gave."""

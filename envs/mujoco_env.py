@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Key
 
 from envs import _mujoco, randomization
 from envs._errors import check_episode_length, nearest, refuse, unknown
-from envs.api import State
+from envs.api import Bounds, State
 from envs.mujoco_task import Task, failures_told, load_task
 
 
@@ -57,6 +57,13 @@ class MujocoEnv:
     mjx_model: Any
     randomize: randomization.Randomize
     backend: str = "mjx"
+
+    @property
+    def action_bounds(self) -> Bounds:
+        """The control ranges of the actuators; -1 and 1 for an actuator without one."""
+        limited = self.model.actuator_ctrllimited[:, None].astype(bool)
+        low, high = np.where(limited, self.model.actuator_ctrlrange, (-1.0, 1.0)).T
+        return low, high
 
     def reset(self, key: Key[Array, ""]) -> State:
         """A fresh episode from a typed key, with a robot of its own where the task draws one."""
@@ -118,10 +125,8 @@ class MujocoEnv:
 
     def _control(self, action: Float[Array, " action"]) -> Float[Array, " action"]:
         """Actions in [-1, 1] in the units of the actuators."""
-        limited = self.model.actuator_ctrllimited[:, None].astype(bool)
-        ranges = np.where(limited, self.model.actuator_ctrlrange, (-1.0, 1.0))
-        middle, half = ranges.mean(axis=1), 0.5 * np.diff(ranges)[:, 0]
-        return jnp.asarray(middle + half * action, jnp.float32)
+        low, high = self.action_bounds
+        return jnp.asarray(0.5 * (low + high) + 0.5 * (high - low) * action, jnp.float32)
 
     def _advance(self, model: Any, data: Any) -> Any:
         """As many simulator steps as an environment step has."""

@@ -164,24 +164,26 @@ def unflatten(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return nested
 
 
-def load_numpy_policy(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+def load_numpy_policy(path: Path, scaled: bool = False) -> Callable[[np.ndarray], np.ndarray]:
     """The deterministic policy as a function on NumPy arrays.
 
     Args:
       path: ``policy.safetensors`` or its folder.
+      scaled: stretch actions to :func:`action_bounds`, for actuators; environments of this package
+        do that themselves.
 
     Returns:
-      ``act(obs)``: observations [..., obs] to actions [..., action] in [-1, 1], float32; to the
-      numbers [...] of the choices, int64, where actions are choices.
+      ``act(obs)``: observations [..., obs] to actions [..., action] in [-1, 1] or ``scaled``,
+      float32; to the numbers [...] of the choices, int64, where actions are choices.
 
     Raises:
       ValueError: if the file is damaged, or holds a kind of network this version does not know.
     """
-    return numpy_policy(*read_policy(path))
+    return numpy_policy(*read_policy(path), scaled)
 
 
 def numpy_policy(
-    tensors: Mapping[str, np.ndarray], header: Mapping[str, Any]
+    tensors: Mapping[str, np.ndarray], header: Mapping[str, Any], scaled: bool = False
 ) -> Callable[[np.ndarray], np.ndarray]:
     """What :func:`load_numpy_policy` gives, from a policy that has been read.
 
@@ -189,6 +191,8 @@ def numpy_policy(
       ValueError: for a kind of network that this version does not know.
     """
     network = mlp_network(header)
+    choose = network["squash"] == "argmax"
+    bounds = action_bounds(header) if scaled and not choose else None
     activation = _ACTIVATIONS[network["activation"]]
 
     def act(obs: np.ndarray) -> np.ndarray:
@@ -200,9 +204,48 @@ def numpy_policy(
             if i < network["num_layers"] - 1:
                 x = activation(x)
         outputs = x[..., : network["action_size"]]
-        return outputs.argmax(axis=-1) if network["squash"] == "argmax" else np.tanh(outputs)
+        if choose:
+            return outputs.argmax(axis=-1)
+        actions = np.tanh(outputs)
+        return actions if bounds is None else stretch(actions, *bounds)
 
     return act
+
+
+def action_bounds(header: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """What -1 and 1 of each action become in the policy's own environment.
+
+    Args:
+      header: of a policy that does not choose. Its ``action_range`` holds ``low`` and ``high``, a
+        number for each action; older files hold one pair of numbers for all of them.
+
+    Returns:
+      Lowest and highest values, float64 [action].
+
+    Raises:
+      ValueError: for a range that is empty or does not fit the actions.
+    """
+    given = header.get("action_range", (-1.0, 1.0))
+    try:
+        low, high = (given["low"], given["high"]) if isinstance(given, Mapping) else given
+        size = (header["network"]["action_size"],)
+        low, high = (np.broadcast_to(np.asarray(bound, np.float64), size) for bound in (low, high))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the policy's action range does not fit its actions: {given}") from error
+    if not (np.isfinite([low, high]).all() and (low <= high).all()):
+        raise ValueError(f"the policy's action range is empty: {given}")
+    return low, high
+
+
+def stretch(actions: np.ndarray, low: Any, high: Any) -> np.ndarray:
+    """Actions in [-1, 1] between ``low`` and ``high``, each [action] or a number; float32.
+
+    Example:
+      >>> stretch(np.float32([-1.0, 0.0, 1.0]), -2.0, [2.0, 4.0, 8.0])
+      array([-2.,  1.,  8.], dtype=float32)
+    """
+    unit = 0.5 * (np.asarray(actions, np.float64) + 1.0)
+    return np.asarray(low + unit * np.subtract(high, low), np.float32)
 
 
 def mlp_network(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 """An exported policy as one ONNX graph, for robots whose software knows neither JAX nor NumPy.
 
 The graph takes what the sensors give and returns what the motors take: the observation normalizer
-and the scaling of actions are inside. Opset 17 and IR version 8, which ONNX Runtime 1.13 (2022) and
-everything since can read.
+and the scaling of each action to its own range are inside. Opset 17 and IR version 8, which ONNX
+Runtime 1.13 (2022) and everything since can read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from robotics import run_folder
-from robotics.export import PolicyFile, mlp_layers, mlp_network
+from robotics.export import PolicyFile, action_bounds, mlp_layers, mlp_network
 
 _OPSET, _IR_VERSION = 17, 8
 _NODES: dict[str, tuple[str, ...]] = {
@@ -27,6 +27,7 @@ _NODES: dict[str, tuple[str, ...]] = {
     "swish": ("Sigmoid", "Mul"),
 }
 INPUT, OUTPUT = "obs", "action"
+Bounds = tuple[Float[np.ndarray, " action"], Float[np.ndarray, " action"]]
 
 
 class _Graph:
@@ -53,9 +54,7 @@ class _Graph:
         self.last = output
 
 
-def write_onnx(
-    path: Path, policy: PolicyFile, action_range: tuple[float, float] = (-1.0, 1.0)
-) -> Path:
+def write_onnx(path: Path, policy: PolicyFile, action_range: tuple[Any, Any] | None = None) -> Path:
     """Writes the deterministic policy: ``obs`` [batch, obs] to ``action`` [batch, action], float32.
 
     Where actions are choices, ``action`` [batch] is the number of the choice, int64.
@@ -63,36 +62,69 @@ def write_onnx(
     Args:
       path: file to write, atomically.
       policy: from :func:`robotics.export.read_policy`.
-      action_range: what the outermost actions of the policy, -1 and 1, are sent to.
+      action_range: what the outermost actions of the policy, -1 and 1, are sent to: two numbers,
+        or two arrays [action]; ``None`` takes the range of the policy's own environment.
 
     Returns:
       The path.
 
     Raises:
       ImportError: without ``onnx``.
-      ValueError: for an unknown kind of network, a range that is empty, or a range for choices.
+      ValueError: for an unknown kind of network, a range that is empty or does not fit the
+        actions, or a range for choices.
       OSError: if the file cannot be written.
     """
     import onnx
 
-    low, high = action_range
-    if not (np.isfinite([low, high]).all() and low < high):
-        raise ValueError(f"the action range {low:g} to {high:g} is empty; try -1 to 1")
-    if policy.header["network"].get("squash") == "argmax" and action_range != (-1.0, 1.0):
-        raise ValueError("the policy chooses among actions, which have no range; give none")
-    model = _model(policy, (low, high))
+    model = _model(policy, output_bounds(policy, action_range))
     onnx.checker.check_model(model, full_check=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     run_folder.write_atomic(path, model.SerializeToString())
     return path
 
 
-def _model(policy: PolicyFile, action_range: tuple[float, float]) -> Any:
+def output_bounds(policy: PolicyFile, action_range: tuple[Any, Any] | None = None) -> Bounds | None:
+    """What a graph's actions lie between.
+
+    Args:
+      policy: from :func:`robotics.export.read_policy`.
+      action_range: lowest and highest, numbers or arrays [action]; ``None`` takes the range of the
+        policy's own environment.
+
+    Returns:
+      Lowest and highest actions, float64 [action]; ``None`` where actions are choices.
+
+    Raises:
+      ValueError: for a range that is empty or does not fit the actions, or a range for choices.
+    """
+    network = mlp_network(policy.header)
+    if network["squash"] == "argmax":
+        if action_range is not None:
+            raise ValueError("the policy chooses among actions, which have no range; give none")
+        return None
+    if action_range is None:
+        return action_bounds(policy.header)
+    size = network["action_size"]
+    counts = {np.size(bound) for bound in action_range} - {1, size}
+    if counts:
+        raise ValueError(
+            f"{counts.pop()} action ranges are given, but the policy has {size} actions; give one "
+            "for all of them, or one for each"
+        )
+    low, high = (np.broadcast_to(np.asarray(bound, np.float64), (size,)) for bound in action_range)
+    for a, b in zip(low, high, strict=True):
+        # Only an environment may hold an action fixed: from a user it is a slip.
+        if not (np.isfinite([a, b]).all() and a < b):
+            raise ValueError(f"the action range {a:g} to {b:g} is empty; try -1 to 1")
+    return low, high
+
+
+def _model(policy: PolicyFile, bounds: Bounds | None) -> Any:
     from onnx import TensorProto, helper
 
     network = mlp_network(policy.header)
-    graph = _graph(policy.tensors, network, action_range)
-    chooses = network["squash"] == "argmax"
+    graph = _graph(policy.tensors, network, bounds)
+    chooses = bounds is None
     obs = ["batch", network["observation_size"]]
     inputs = [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, obs)]
     action = ["batch"] if chooses else ["batch", network["action_size"]]
@@ -103,7 +135,10 @@ def _model(policy: PolicyFile, action_range: tuple[float, float]) -> Any:
     model = helper.make_model(
         made, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="mnemosyne"
     )
-    about = policy.header if chooses else {**policy.header, "action_range": list(action_range)}
+    about = policy.header
+    if bounds is not None:
+        low, high = (bound.tolist() for bound in bounds)
+        about = {**about, "action_range": {"low": low, "high": high}}
     texts = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in about.items()
@@ -113,18 +148,18 @@ def _model(policy: PolicyFile, action_range: tuple[float, float]) -> Any:
 
 
 def _graph(
-    tensors: Mapping[str, np.ndarray], network: Mapping[str, Any], action_range: tuple[float, float]
+    tensors: Mapping[str, np.ndarray], network: Mapping[str, Any], bounds: Bounds | None
 ) -> _Graph:
     """Normalizer, layers, and the choice or tanh and, unless it is -1 to 1, the range."""
     graph = _Graph()
     graph.add("Sub", graph.constant("mean", tensors["normalizer/mean"]))
     graph.add("Div", graph.constant("std", tensors["normalizer/std"]))
     clip = network["obs_clip"]
-    bounds = (
+    ends = (
         graph.constant("clip_low", np.array(-clip)),
         graph.constant("clip_high", np.array(clip)),
     )
-    graph.add("Clip", *bounds)
+    graph.add("Clip", *ends)
     layers = mlp_layers(tensors, network)
     for i, (kernel, bias) in enumerate(layers):
         if i == len(layers) - 1:  # what lies behind the means of the actions is noise
@@ -133,17 +168,22 @@ def _graph(
         graph.add("Gemm", *names)
         if i < len(layers) - 1:
             _activate(graph, network["activation"])
-    if network["squash"] == "argmax":
+    if bounds is None:
         graph.add("ArgMax", output=OUTPUT, axis=1, keepdims=0)
-        return graph
-    if action_range == (-1.0, 1.0):
+    elif (bounds[0] == -1.0).all() and (bounds[1] == 1.0).all():
         graph.add("Tanh", output=OUTPUT)
-        return graph
-    low, high = action_range
-    graph.add("Tanh")
-    graph.add("Mul", graph.constant("half_range", np.array((high - low) / 2)))
-    graph.add("Add", graph.constant("middle", np.array((high + low) / 2)), output=OUTPUT)
+    else:
+        _stretch(graph, *bounds)
     return graph
+
+
+def _stretch(graph: _Graph, low: np.ndarray, high: np.ndarray) -> None:
+    graph.add("Tanh")
+    graph.add("Mul", graph.constant("half_range", (high - low) / 2))
+    graph.add("Add", graph.constant("middle", (high + low) / 2))
+    # In float32 the sum may end up beyond a limit by its last bit, which strict receivers refuse.
+    graph.add("Max", graph.constant("low", low))
+    graph.add("Min", graph.constant("high", high), output=OUTPUT)
 
 
 def _activate(graph: _Graph, activation: str) -> None:

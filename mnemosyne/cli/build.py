@@ -161,7 +161,6 @@ def _identity(config: Train, sha256: str | None) -> dict[str, Any]:
 
 def _policy_info(config: Train, env: Any) -> dict[str, Any]:
     """Where a policy is at home."""
-    discrete = getattr(env, "discrete", False)
     return {
         "env": config.env,
         "backend": getattr(env, "backend", None),
@@ -169,7 +168,17 @@ def _policy_info(config: Train, env: Any) -> dict[str, Any]:
         "optimizer": config.optimizer,
         "observation_size": env.observation_size,
         "action_size": env.action_size,
-        "action_range": [0, env.action_size - 1] if discrete else [-1.0, 1.0],
+        "action_range": _action_range(env),
         "dt": env.dt,
         "episode_length": env.episode_length,
     }
+
+
+def _action_range(env: Any) -> list[int] | dict[str, list[float]]:
+    """First and last choice, or what -1 and 1 of each entry of an action become."""
+    from envs.api import action_bounds
+
+    if getattr(env, "discrete", False):
+        return [0, env.action_size - 1]
+    low, high = action_bounds(env)
+    return {"low": low.tolist(), "high": high.tolist()}

@@ -26,8 +26,9 @@ class Export:
     policy.safetensors and policy.json, which need nothing but NumPy."""
     last: bool = False
     """Export the last policy of a run instead of the best."""
-    action_range: tuple[float, float] = (-1.0, 1.0)
-    """Onnx only: what the outermost actions -1 and 1 are sent to, such as a motor's limits."""
+    action_range: tyro.conf.UseAppendAction[tuple[tuple[float, float], ...]] = ()
+    """Onnx only: what the outermost actions -1 and 1 are sent to, such as a motor's limits; once
+    for all actions, or once for each in their order. Default: as in the policy's environment."""
     out: Path | None = None
     """File (onnx) or new folder to write; default: beside the policy, named after the format."""
     json: Path | None = None
@@ -43,7 +44,7 @@ def run(config: Export) -> dict[str, Any]:
     from mnemosyne.cli.exported import find_policy
     from robotics.export import read_policy
 
-    if config.action_range != (-1.0, 1.0) and config.format != "onnx":
+    if config.action_range and config.format != "onnx":
         raise ValueError(f"--action-range is for --format onnx, not {config.format}")
     file = find_policy(config.run, best=not config.last)
     policy = read_policy(file)
@@ -71,20 +72,31 @@ def _observations(policy: Any) -> Any:
 def _onnx(config: Export, policy: Any, out: Path) -> tuple[Path, float]:
     import numpy as np
 
-    from robotics.export import numpy_policy
-    from robotics.export_onnx import run_onnx, write_onnx
+    from robotics.export import numpy_policy, stretch
+    from robotics.export_onnx import output_bounds, run_onnx, write_onnx
     from robotics.run_folder import check_writable
 
     if out.is_dir():
         raise ValueError(f"cannot write {out}: it is a folder, onnx takes a file")
     check_writable(out.absolute().parent)
-    write_onnx(out, policy, config.action_range)
+    given = tuple(np.transpose(config.action_range)) if config.action_range else None
+    bounds = output_bounds(policy, given)
+    write_onnx(out, policy, given)
     obs = _observations(policy)
-    actions = run_onnx(out, obs)
-    if policy.header["network"]["squash"] == "tanh":
-        low, high = config.action_range
-        actions = (actions - low) / (high - low) * 2.0 - 1.0
-    return out, float(np.abs(actions - numpy_policy(*policy)(obs)).max())
+    actions, wanted = run_onnx(out, obs), numpy_policy(*policy)(obs)
+    if bounds is None:
+        return out, float(np.abs(actions - wanted).max())
+    print(f"action range: {_told(*bounds)}")
+    largest = np.maximum(*np.abs(bounds))
+    # A number of float32 in the actuators' units is as exact as its size allows.
+    unit = np.where(largest > 0.0, largest, 1.0)
+    return out, float(np.abs((actions - stretch(wanted, *bounds)) / unit).max())
+
+
+def _told(low: Any, high: Any) -> str:
+    """Ranges in words, a single one where all are the same."""
+    pairs = [f"{a:g} to {b:g}" for a, b in zip(low, high, strict=True)]
+    return pairs[0] if len(set(pairs)) == 1 else ", ".join(pairs)
 
 
 def _brax(config: Export, policy: Any, out: Path) -> tuple[Path, float]:

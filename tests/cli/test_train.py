@@ -224,6 +224,16 @@ def test_es_with_mnemosyne_writes_its_telemetry(tmp_path):
     assert {"optimizer/update_rms", "memory/norm", "training/fitness_mean"} <= set(rows[-1])
 
 
+@pytest.mark.parametrize(("env", "bound"), [("gym:Pendulum-v1", 2.0), ("control:pendulum", 1.0)])
+def test_policy_is_told_the_range_of_its_environments_actions(env, bound):
+    pytest.importorskip("gymnasium")
+    from mnemosyne.cli.build import build
+    from mnemosyne.cli.train import Train
+
+    built = build(Train(env=env, optimizer="adam"))
+    assert built.policy_info["action_range"] == {"low": [-bound], "high": [bound]}
+
+
 def test_gymnasium_run_resumes_with_new_episodes_and_is_evaluated(tmp_path, capsys):
     pytest.importorskip("gymnasium")
     import shutil

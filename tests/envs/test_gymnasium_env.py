@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import time
+import types
 
 import numpy as np
 import pytest
 
-from envs.api import HostEnv
+from envs.api import HostEnv, action_bounds
+from envs.gymnasium_worker import action_map
 from envs.registry import describe, list_envs, make
 
 gymnasium = pytest.importorskip("gymnasium")
@@ -74,6 +77,30 @@ def test_batch_steps_like_gymnasium_by_hand(name, tmp_path, monkeypatch):
                     assert step.x_position[i] == np.float32(info["x_position"])
             np.testing.assert_allclose(step.obs[i], obs, rtol=1e-6, atol=1e-6)
     assert ended >= 6
+
+
+@pytest.mark.parametrize("name", ["gym:Pendulum-v1", "gym:HalfCheetah-v5"])
+def test_action_bounds_are_those_of_the_space_and_where_actions_end(name):
+    env = make(name)
+    space = env.gymnasium_env.action_space
+    low, high = action_bounds(env)
+    np.testing.assert_array_equal((low, high), (space.low, space.high))
+    mapped = action_map(space)(np.array([[-1.0] * env.action_size, [1.0] * env.action_size]))
+    np.testing.assert_array_equal(mapped, (space.low, space.high))
+
+
+def test_actions_of_unlike_and_nested_bounds_are_flattened_in_the_order_of_actions():
+    low, high = np.float32([[-1.0, -2.0], [0.0, 3.0]]), np.float32([[1.0, 2.0], [5.0, 4.0]])
+    space = gymnasium.spaces.Box(low, high)
+    inner = types.SimpleNamespace(action_space=space)
+    env = dataclasses.replace(make("gym:Pendulum-v1"), gymnasium_env=inner, action_size=4)
+    found_low, found_high = action_bounds(env)
+    assert found_low.tolist() == [-1.0, -2.0, 0.0, 3.0]
+    np.testing.assert_array_equal(action_map(space)(np.ones((1, 4)))[0].ravel(), found_high)
+
+
+def test_choices_have_no_bounds():
+    assert make("gym:CartPole-v1").action_bounds is None
 
 
 def test_mujoco_leaves_no_log_behind(tmp_path, monkeypatch, capfd):

@@ -18,7 +18,7 @@ pytest.importorskip("mujoco.mjx")
 
 import envs
 from envs import _mujoco, mujoco_env, randomization
-from envs.api import Env, EpisodeWrapper
+from envs.api import Env, EpisodeWrapper, action_bounds
 from envs.checker import check
 
 ROBOTS = Path(__file__).parent / "robots"
@@ -232,6 +232,16 @@ def test_episodes_start_near_the_keyframe_and_actions_span_the_control_range(lan
     expected = speed + (forces / 2.0 - 9.81) * 0.02
     np.testing.assert_allclose(lander.states.obs[:, 0, 1], expected, rtol=1e-4, atol=1e-5)
     assert np.abs(lander.actions).max() > 1.0
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_action_bounds_are_the_control_ranges_and_one_without_a_range(robot):
+    free = '<motor joint="rail"/><motor joint="rail" ctrlrange="0 0.5"/></actuator>'
+    env = envs.make(robot(model=CART.replace("</actuator>", free)))
+    low, high = action_bounds(env)
+    assert (low.tolist(), high.tolist()) == ([-4.0, -1.0, 0.0], [8.0, 1.0, 0.5])
+    for action, control in ((-1.0, low), (1.0, high)):
+        np.testing.assert_allclose(env._control(jnp.full(3, action)), control)
 
 
 def test_randomized_robot_keeps_its_mass_until_the_episode_restarts(robot):

@@ -30,31 +30,50 @@ CONFIGS = {
     "linear": NetworkConfig(policy_hidden=()),
 }
 CHOICES = 3
+LOW, HIGH = [-4.0, 0.0, -0.1], [8.0, 0.7, 0.1]  # a robot with three unlike motors
 
 
 @functools.cache
-def start(config: NetworkConfig, size: int, discrete: bool) -> dict:
+def start(config: NetworkConfig, obs: int, size: int, discrete: bool) -> dict:
     """Fresh weights, the same for all files; each operation on its own is compiled on its own."""
-    init = jax.jit(lambda key: init_policy(key, OBS, size, config, discrete))
+    init = jax.jit(lambda key: init_policy(key, obs, size, config, discrete))
     return jax.device_get(init(jax.random.key(1)))
 
 
-def write(folder: Path, config: NetworkConfig, discrete: bool = False, **about) -> Path:
+def write(
+    folder: Path,
+    config: NetworkConfig,
+    discrete: bool = False,
+    sizes: tuple[int, int] = (OBS, ACTIONS),
+    **about,
+) -> Path:
     """An exported policy that has never been trained but does something."""
-    size = CHOICES if discrete else ACTIONS
-    policy = make_policy(OBS, size, config, discrete)
-    params = copy.deepcopy(start(config, size, discrete))
+    obs, size = (OBS, CHOICES) if discrete else sizes
+    policy = make_policy(obs, size, config, discrete)
+    params = copy.deepcopy(start(config, obs, size, discrete))
     last = params["mlp"][f"layer_{len(config.policy_hidden)}"]
     last["kernel"] = last["kernel"] * 100.0  # the start is close to zero on purpose
     rng = np.random.default_rng(0)
     normalizer = {
-        "mean": np.float32(rng.normal(size=OBS)),
-        "std": np.float32(rng.uniform(0.5, 2.0, OBS)),
+        "mean": np.float32(rng.normal(size=obs)),
+        "std": np.float32(rng.uniform(0.5, 2.0, obs)),
     }
     header = {"env": "brax:inverted_pendulum", "backend": None, "dt": 0.02, "env_steps": 5}
-    header |= {"observation_size": OBS, "action_size": size, "episode_length": 20, **about}
-    export_policy(folder, policy.spec, {"normalizer": normalizer, "policy": params}, header)
+    header |= {"observation_size": obs, "action_size": size, "episode_length": 20}
+    header |= {"action_range": [0, size - 1] if discrete else {"low": [-1.0], "high": [1.0]}}
+    params = {"normalizer": normalizer, "policy": params}
+    export_policy(folder, policy.spec, params, header | about)
     return folder
+
+
+def write_motors(folder: Path) -> Path:
+    """A policy of the robot with three unlike motors."""
+    at_home = {"low": LOW, "high": HIGH}
+    return write(folder, CONFIGS["tanh"], sizes=(OBS, 3), action_range=at_home)
+
+
+def stretched(actions: np.ndarray, low: list[float], high: list[float]) -> np.ndarray:
+    return np.array(low) + (actions + 1.0) / 2.0 * (np.array(high) - np.array(low))
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -69,7 +88,7 @@ def pendulum(tmp_path) -> Path:
 
 def observations(folder: Path, reach: float = 9.9) -> np.ndarray:
     tensors = read_policy(folder).tensors
-    spread = np.random.default_rng(3).uniform(-reach, reach, (64, OBS))
+    spread = np.random.default_rng(3).uniform(-reach, reach, (64, tensors["normalizer/mean"].size))
     return (tensors["normalizer/mean"] + tensors["normalizer/std"] * spread).astype(np.float32)
 
 
@@ -119,6 +138,38 @@ def test_documented_recipe_needs_numpy_alone(policy):
     np.testing.assert_allclose(actions, actions_in_jax(policy, obs), atol=2e-6)
 
 
+def test_documented_recipe_sends_each_action_to_its_own_range(tmp_path):
+    folder = write_motors(tmp_path)
+    obs = observations(folder, reach=20.0)
+    wanted = stretched(actions_in_jax(folder, obs), LOW, HIGH)
+    np.testing.assert_allclose(run_recipe(folder, obs)[1], wanted, atol=2e-5)
+    np.testing.assert_allclose(load_numpy_policy(folder, scaled=True)(obs), wanted, atol=2e-5)
+    assert np.abs(load_numpy_policy(folder)(obs)).max() <= 1.0
+
+
+def test_policies_of_older_files_keep_their_single_range(tmp_path):
+    folder = write(tmp_path, CONFIGS["tanh"], sizes=(OBS, 3), action_range=[-2, 3])
+    obs = observations(folder, reach=20.0)
+    wanted = stretched(actions_in_jax(folder, obs), [-2.0], [3.0])
+    np.testing.assert_allclose(load_numpy_policy(folder, scaled=True)(obs), wanted, atol=1e-5)
+    np.testing.assert_allclose(run_recipe(folder, obs)[1], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"low": [0.0], "high": [1.0, 2.0]}, "does not fit its actions"),
+        ({"low": [0.0]}, "does not fit its actions"),
+        ({"low": [0.0] * 3, "high": [1.0, 1.0, -1.0]}, "is empty"),
+        ([0, float("inf")], "is empty"),
+    ],
+)
+def test_range_that_cannot_be_is_refused(tmp_path, given, sentence):
+    folder = write(tmp_path, CONFIGS["tanh"], sizes=(OBS, 3), action_range=given)
+    with pytest.raises(ValueError, match=f"the policy's action range {sentence}"):
+        load_numpy_policy(folder, scaled=True)
+
+
 @pytest.mark.parametrize("action_range", [(-1.0, 1.0), (-0.5, 3.0)])
 def test_onnx_has_normalizer_and_scaling_inside(policy, tmp_path, action_range):
     pytest.importorskip("onnx")
@@ -139,7 +190,87 @@ def test_onnx_says_what_it_is(pendulum):
     assert main(["export", str(pendulum)]) == 0
     model = onnx.load(str(pendulum / "policy.onnx"))
     about = {entry.key: entry.value for entry in model.metadata_props}
-    assert about["env"] == "brax:inverted_pendulum" and json.loads(about["action_range"]) == [-1, 1]
+    assert about["env"] == "brax:inverted_pendulum"
+    assert json.loads(about["action_range"]) == {"low": [-1.0], "high": [1.0]}
+
+
+def exported_onnx(folder: Path, *flags: str) -> tuple[np.ndarray, np.ndarray, dict[str, list]]:
+    """Actions of the graph that the command writes, those of JAX in [-1, 1], and its range."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from robotics.export_onnx import run_onnx
+
+    assert main(["export", str(folder), *flags]) == 0
+    file, obs = folder / "policy.onnx", observations(folder, reach=20.0)
+    about = {entry.key: entry.value for entry in onnx.load(str(file)).metadata_props}
+    return run_onnx(file, obs), actions_in_jax(folder, obs), json.loads(about["action_range"])
+
+
+def test_onnx_sends_each_action_to_its_own_range_unless_told_otherwise(tmp_path, capsys, refuse):
+    folder = write_motors(tmp_path / "policy")
+    actions, unit, about = exported_onnx(folder)
+    np.testing.assert_allclose(actions, stretched(unit, LOW, HIGH), atol=2e-5)
+    assert about == {"low": LOW, "high": HIGH}
+    assert "action range: -4 to 8, 0 to 0.7, -0.1 to 0.1" in capsys.readouterr().out
+
+    actions, unit, about = exported_onnx(folder, "--action-range", "-1", "2")
+    np.testing.assert_allclose(actions, stretched(unit, [-1.0], [2.0]), atol=1e-5)
+    assert about == {"low": [-1.0] * 3, "high": [2.0] * 3}
+
+    each = [flag for high in "123" for flag in ("--action-range", "0", high)]
+    actions, unit, about = exported_onnx(folder, *each)
+    np.testing.assert_allclose(actions, stretched(unit, [0.0], [1.0, 2.0, 3.0]), atol=1e-5)
+    capsys.readouterr()
+    sentence = refuse("export", folder, *each[:6])
+    assert "2 action ranges are given, but the policy has 3 actions" in sentence
+
+
+def test_onnx_reaches_the_limits_and_passes_none_by_the_last_bit(tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from robotics.export_onnx import run_onnx, write_onnx
+
+    folder = write(tmp_path, CONFIGS["linear"], sizes=(OBS, 3))
+    policy, obs = read_policy(folder), observations(folder)
+    policy.tensors["policy/mlp/layer_0/kernel"] = 1e4 * policy.tensors["policy/mlp/layer_0/kernel"]
+    # In float32, 0.4 + 0.3 is more than 0.7 and 0.4 - 0.3 less than 0.1.
+    actions = run_onnx(write_onnx(tmp_path / "policy.onnx", policy, (0.1, 0.7)), obs)
+    np.testing.assert_array_equal(actions.min(axis=0), np.float32([0.1] * 3))
+    np.testing.assert_array_equal(actions.max(axis=0), np.float32([0.7] * 3))
+
+
+def test_onnx_of_an_action_that_cannot_move_is_that_action(tmp_path):
+    fixed = {"low": [2.0, 0.0], "high": [2.0, 0.0]}
+    folder = write(tmp_path, CONFIGS["tanh"], sizes=(OBS, 2), action_range=fixed)
+    np.testing.assert_array_equal(exported_onnx(folder)[0], np.tile([2.0, 0.0], (64, 1)))
+
+
+def test_exported_actions_are_those_that_evaluate_gives_to_the_environment(tmp_path):
+    """Sent as they are to Gymnasium, whose torques are in [-2, 2]: nothing is scaled twice."""
+    gymnasium = pytest.importorskip("gymnasium")
+    from mnemosyne.cli.evaluate import _STREAM
+    from robotics.host import env_seeds
+
+    about = {"env": "gym:Pendulum-v1", "dt": 0.05, "episode_length": 30}
+    at_home = {"low": [-2.0], "high": [2.0]}
+    folder = write(tmp_path / "p", CONFIGS["tanh"], sizes=(3, 1), action_range=at_home, **about)
+    numbers = tmp_path / "n.json"
+    flags = ["--num-episodes", "2", "--json", str(numbers)]
+    assert main(["evaluate", str(folder), *flags]) == 0
+    key = jax.random.fold_in(jax.random.key(0), _STREAM)
+    returns, act = [], load_numpy_policy(folder, scaled=True)
+    for seed in env_seeds(jax.random.split(key, 1), 2)[0].tolist():
+        env = gymnasium.make("Pendulum-v1", max_episode_steps=30)
+        obs, ended, returned = env.reset(seed=seed)[0], False, 0.0
+        while not ended:
+            obs, reward, _, ended, _ = env.step(act(obs))
+            returned += float(reward)
+        returns.append(returned)
+    measured = json.loads(numbers.read_text())
+    np.testing.assert_allclose(measured["return_mean"], np.mean(returns), rtol=1e-4)
+    unsaid = write(tmp_path / "q", CONFIGS["tanh"], sizes=(3, 1), **about)
+    assert main(["evaluate", str(unsaid), *flags]) == 0
+    assert json.loads(numbers.read_text())["return_mean"] == measured["return_mean"]
 
 
 @pytest.mark.parametrize("kind", ["tanh", "swish"])
