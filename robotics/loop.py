@@ -87,7 +87,7 @@ class Loop:
         state = init(keys, *start)
         if warm_up is not None:
             state, taken = warm_up(state, self._monitor.say)
-            state = sharding.put(self._mesh, state, self._shardings)
+            state = sharding.moved(self._mesh, state, self._shardings)
             progress.env_steps = [taken] * count
         return state
 

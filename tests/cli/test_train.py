@@ -153,38 +153,72 @@ def _free_port() -> int:
         return one.getsockname()[1]
 
 
-@pytest.mark.slow  # two processes compile the run anew
-def test_two_processes_go_on_with_the_numbers_of_one(trained, tmp_path, root, monkeypatch):
-    folder = tmp_path / "run"
-    shutil.copytree(trained[0], folder)
-    (folder / "result.json").unlink()
-    first, *later = sorted((folder / "checkpoints").iterdir())
-    for checkpoint in later:
-        shutil.rmtree(checkpoint)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+def _in_two_processes(root: Path, outs: Path, *flags: str) -> None:
+    """One run in two processes on this machine; each would write its numbers to ``outs``."""
     place = ("--hosts.coordinator", f"127.0.0.1:{_free_port()}", "--hosts.count", "2")
     processes = [
         start(
-            *(root, "train", "--resume", str(folder), "--quiet", *place, "--hosts.index", str(i)),
-            *("--json", str(tmp_path / f"{i}.json")),
+            *(root, "train", *flags, "--quiet", *place, "--hosts.index", str(i)),
+            *("--json", str(outs / f"{i}.json")),
         )
         for i in range(2)
     ]
     for process in processes:
         _, err = process.communicate(timeout=220)
         assert process.returncode == 0, err
-    result, wanted = json.loads((folder / "result.json").read_text()), trained[1]
-    assert result["devices"] == 2 and wanted["devices"] == 1
-    assert result["env_steps"] == wanted["env_steps"] and int(first.name) == 768
-    rows, others = rows_of(folder), rows_of(trained[0])
-    assert len(rows) == len(others) == 9
+
+
+def _assert_near(rows: list[dict], others: list[dict]) -> None:
+    """Sums in another order: the numbers are the same, their last digits are not."""
     for row, other in zip(rows, others, strict=True):
+        assert row["env_steps"] == other["env_steps"]
         for name in ("training/v_loss", "training/kl_mean", "eval/episode_reward"):
             found, expected = row.get(name, 0.0), other.get(name, 0.0)
             np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-4, err_msg=name)
+
+
+@pytest.fixture
+def on_the_cpu(tmp_path, monkeypatch):
+    """Processes keep their scratch in the test's folder and leave accelerators alone."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+
+
+@pytest.mark.slow  # two processes compile the run anew
+@pytest.mark.usefixtures("on_the_cpu")
+def test_two_processes_go_on_with_the_numbers_of_one(trained, tmp_path, root):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    (folder / "result.json").unlink()
+    first, *later = sorted((folder / "checkpoints").iterdir())
+    for checkpoint in later:
+        shutil.rmtree(checkpoint)
+    _in_two_processes(root, tmp_path, "--resume", str(folder))
+    result, wanted = json.loads((folder / "result.json").read_text()), trained[1]
+    assert result["devices"] == 2 and wanted["devices"] == 1
+    assert result["env_steps"] == wanted["env_steps"] and int(first.name) == 768
+    rows = rows_of(folder)
+    assert len(rows) == 9
+    _assert_near(rows, rows_of(trained[0]))
     # Only the first process writes, and what the other one kept meanwhile is gone.
     assert {path.name for path in tmp_path.iterdir()} == {"run", "0.json"}
+
+
+@pytest.mark.slow  # two processes compile the run and its probe anew
+@pytest.mark.usefixtures("on_the_cpu")
+def test_two_processes_start_warm_with_the_numbers_of_one(trained, tmp_path, root):
+    flags = [*TINY, "--num-evaluations", "2", "--warm-start", str(trained[0])]
+    flags += ["--warm-probe", "0.01"]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one, two = (tmp_path / name / "run" for name in ("one", "two"))
+    assert main(["train", *flags, "--quiet", "--logdir", str(one)]) == 0
+    _in_two_processes(root, two.parent, *flags, "--logdir", str(two))
+    result = json.loads((two / "result.json").read_text())
+    assert result["devices"] == 2 and result["return_mean"] > result["return_random"]
+    rows = rows_of(two)
+    assert rows[0]["env_steps"] == 8  # those of the probe, a step of each environment
+    _assert_near(rows, rows_of(one))
 
 
 def test_evaluate_plot_and_render_work_on_the_run(trained, tmp_path, capsys):
