@@ -256,31 +256,3 @@ def test_es_with_mnemosyne_writes_its_telemetry(tmp_path):
     assert rows[-1]["env_steps"] == json.loads((folder / "result.json").read_text())["env_steps"]
     assert 0 < rows[-1]["env_steps"] <= 400
     assert {"optimizer/update_rms", "memory/norm", "training/fitness_mean"} <= set(rows[-1])
-
-
-def test_gymnasium_run_resumes_with_new_episodes_and_is_evaluated(tmp_path, capsys):
-    pytest.importorskip("gymnasium")
-    import shutil
-
-    folder, numbers = tmp_path / "run", tmp_path / "n.json"
-    flags = "--env gym:CartPole-v1 --optimizer adam --num-timesteps 256 --num-evaluations 2"
-    flags += " --num-seeds 2 --eval-episodes 4 --quiet --no-video --ppo.num-envs 4"
-    flags += " --ppo.unroll-length 32 --ppo.num-minibatches 2 --ppo.num-updates-per-batch 1"
-    flags += " --ppo.network.policy-hidden 4 --ppo.network.value-hidden 4"
-    assert main(["train", *flags.split(), "--logdir", str(folder)]) == 0
-    whole = json.loads((folder / "result.json").read_text())
-    assert (whole["env_steps"], whole["updates"], whole["seeds"]) == (256, 4, [0, 1])
-    policy = json.loads((folder / "policy.json").read_text())
-    assert (policy["action_range"], policy["network"]["squash"]) == ([0, 1], "argmax")
-    newest = sorted((folder / "checkpoints").iterdir())[-1]
-    assert int(newest.name) == 256
-    shutil.rmtree(newest)
-    assert main(["train", "--resume", str(folder)]) == 0
-    assert [row["env_steps"] for row in rows_of(folder)] == [0, 128, 256]
-    assert json.loads((folder / "result.json").read_text())["updates"] == 4
-    assert main(["evaluate", str(folder), "--num-episodes", "5", "--json", str(numbers)]) == 0
-    played = json.loads(numbers.read_text())
-    assert played["eval_episodes"] == 5 and 8 <= played["return_mean"] <= 500
-    assert 8 <= played["return_random"] <= 60
-    assert main(["render", str(folder), "--seconds", "1", "--out", str(tmp_path / "v.gif")]) == 0
-    assert (tmp_path / "v.gif").read_bytes().startswith(b"GIF")
