@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from mnemosyne.cli.main import main
+from tests.test_docs import documented_tags
 
 TINY = ["--env", "probe:observation-action", "--optimizer", "adam", "--no-video"]
 TINY += ["--num-timesteps", "1024", "--num-evaluations", "8", "--eval-episodes", "8"]
@@ -105,6 +106,12 @@ def test_events_are_those_of_metrics_jsonl(trained):
         wanted = [(row["env_steps"], np.mean(row[tag])) for row in rows if tag in row]
         found = [(event.step, event.value) for event in accumulator.Scalars(tag)]
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_every_tag_of_a_run_is_documented(trained):
+    lines = (trained[0] / "metrics.jsonl").read_text().splitlines()
+    written = {tag for line in lines for tag in json.loads(line) if "/" in tag}
+    assert {"recovery/rollbacks", "training/v_loss"} <= written <= documented_tags()
 
 
 def test_exported_policy_on_numpy_is_the_policy(trained):
@@ -256,3 +263,4 @@ def test_es_with_mnemosyne_writes_its_telemetry(tmp_path):
     assert rows[-1]["env_steps"] == json.loads((folder / "result.json").read_text())["env_steps"]
     assert 0 < rows[-1]["env_steps"] <= 400
     assert {"optimizer/update_rms", "memory/norm", "training/fitness_mean"} <= set(rows[-1])
+    assert {tag for tag in rows[-1] if "/" in tag} <= documented_tags()
