@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -61,6 +62,12 @@ def trained(tmp_path_factory) -> tuple[Path, dict, str]:
         patch.setattr(sys, "argv", ["mnemosyne", "train", *TINY, *places])
         assert main() == 0
     return base / "run", json.loads((base / "out.json").read_text()), said.getvalue()
+
+
+def test_help_says_that_no_policy_is_recurrent(capsys):
+    assert main(["train", "--help"]) == 0
+    words = " ".join(re.sub(r"[│|]", " ", capsys.readouterr().out).split())
+    assert words.count("There are no recurrent policies.") == 2  # of PPO and of ES
 
 
 def test_train_reports_every_field_and_counts_exactly(trained):
