@@ -249,7 +249,8 @@ def make(name: str, **options: Any) -> Any:
 
     Raises:
       ValueError: unknown family, task, backend or option (the message names the nearest valid one),
-        or a simulator that is not installed (the message names the extra).
+        a randomization where there is no model, or a simulator that is not installed (the message
+        names the extra).
 
     Example:
       >>> make("control:pendulum", episode_length=100).episode_length
@@ -259,6 +260,8 @@ def make(name: str, **options: Any) -> Any:
     options = {option: value for option, value in options.items() if value is not None}
     if "backend" in options:
         _check_backend(name, options["backend"], family.backends_of(task))
+    if "randomize" in options:
+        _check_randomize(name, options["randomize"], family)
     _check_installed(name, family, task)
     return importlib.import_module(family.module).make(task, **options)
 
@@ -284,6 +287,16 @@ def _check_backend(name: str, backend: str, valid: tuple[str, ...]) -> None:
         raise ValueError(f"{name!r} has no backend to choose; leave out backend={backend!r}.")
     if backend not in valid:
         raise unknown("backend", str(backend), valid, where=f" for {name!r}")
+
+
+def _check_randomize(name: str, randomize: Any, family: _Family) -> None:
+    """Raises ValueError unless a family has models: those with a physics backend do."""
+    if not family.backends:
+        having = ", ".join(other for other in _FAMILIES if _FAMILIES[other].backends)
+        raise ValueError(
+            f"{name!r} has no model that could be randomized (only {having} have one); "
+            f"leave out randomize={randomize!r}."
+        )
 
 
 def _find(name: str) -> tuple[_Family, str]:

@@ -87,7 +87,7 @@ class Loop:
         state = init(keys, *start)
         if warm_up is not None:
             state, taken = warm_up(state, self._monitor.say)
-            state = sharding.put(self._mesh, state, self._shardings)
+            state = sharding.moved(self._mesh, state, self._shardings)
             progress.env_steps = [taken] * count
         return state
 
@@ -152,8 +152,12 @@ class Loop:
         ]
         progress.train_s += train_s
         progress.epoch += 1
-        for name in ("rollbacks", "step_scale", "discarded_env_steps"):
-            metrics[f"recovery/{name}"] = np.asarray(getattr(progress, name), np.float64)
+        told = {
+            "recovery/rollbacks": progress.rollbacks,
+            "recovery/step_scale": progress.step_scale,
+            "recovery/discarded_env_steps": progress.discarded_env_steps,
+        }
+        metrics |= {tag: np.asarray(each, np.float64) for tag, each in told.items()}
         host = {"training/sps": float(steps.sum()) / train_s, "training/walltime": progress.train_s}
         self._reporter.evaluate(state, progress, metrics, host)
         return state

@@ -35,7 +35,8 @@ class NetworkConfig:
     """Policy and value networks."""
 
     policy_hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of the policy, each at least 1; empty for a linear policy."""
+    """Widths of the hidden layers of the policy, each at least 1; empty for a linear policy. There
+    are no recurrent policies."""
     value_hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of the value network, each at least 1."""
     activation: Activation = "tanh"

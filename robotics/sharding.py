@@ -145,11 +145,24 @@ def _put(leaf: Any, sharding: NamedSharding) -> Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
+def moved(mesh: Mesh | None, tree: PyTree, shardings: PyTree) -> PyTree:
+    """Puts arrays that are on the devices already to where they belong.
+
+    Unlike :func:`put` without the host, which cannot read what other processes hold.
+
+    Args:
+      mesh: of the run.
+      tree: arrays or typed keys, on all devices of the mesh.
+      shardings: one a leaf, or one for all.
+    """
+    return tree if mesh is None else jax.jit(lambda tree: tree, out_shardings=shardings)(tree)
+
+
 def whole(mesh: Mesh | None, tree: PyTree) -> PyTree:
     """Divided leaves as whole ones, which the host of every process can read."""
     if mesh is None or jax.process_count() == 1:
         return tree  # the host reads the parts of its own devices as they are
-    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))(tree)
+    return moved(mesh, tree, NamedSharding(mesh, P()))
 
 
 def local(mesh: Mesh | None, tree: PyTree) -> PyTree:

@@ -25,9 +25,11 @@ def run(config: Envs) -> dict[str, Any]:
     """Prints one line an environment."""
     import envs
 
-    rows = [dataclasses.asdict(envs.describe(name)) for name in envs.list_envs()]
-    rows = [row for row in rows if row["installed"] or not config.installed]
-    own = [dataclasses.asdict(envs.describe(name)) for name in envs.open_families()]
+    def described(names: list[str]) -> list[dict[str, Any]]:
+        found = [dataclasses.asdict(envs.describe(name)) for name in names]
+        return [row for row in found if row["installed"] or not config.installed]
+
+    rows, own = described(envs.list_envs()), described(envs.open_families())
     width = max(len(row["name"]) for row in rows + own)
     print(f"{'name':<{width}}  {'obs':>4}  {'act':>4}  {'here':<12}  backends")
     for row in rows + own:

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 from mnemosyne.cli.main import main
+from tests.test_docs import documented_tags
 
 TINY = ["--env", "probe:observation-action", "--optimizer", "adam", "--no-video"]
 TINY += ["--num-timesteps", "1024", "--num-evaluations", "8", "--eval-episodes", "8"]
@@ -60,6 +62,12 @@ def trained(tmp_path_factory) -> tuple[Path, dict, str]:
         patch.setattr(sys, "argv", ["mnemosyne", "train", *TINY, *places])
         assert main() == 0
     return base / "run", json.loads((base / "out.json").read_text()), said.getvalue()
+
+
+def test_help_says_that_no_policy_is_recurrent(capsys):
+    assert main(["train", "--help"]) == 0
+    words = " ".join(re.sub(r"[│|]", " ", capsys.readouterr().out).split())
+    assert words.count("There are no recurrent policies.") == 2  # of PPO and of ES
 
 
 def test_train_reports_every_field_and_counts_exactly(trained):
@@ -105,6 +113,12 @@ def test_events_are_those_of_metrics_jsonl(trained):
         wanted = [(row["env_steps"], np.mean(row[tag])) for row in rows if tag in row]
         found = [(event.step, event.value) for event in accumulator.Scalars(tag)]
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_every_tag_of_a_run_is_documented(trained):
+    lines = (trained[0] / "metrics.jsonl").read_text().splitlines()
+    written = {tag for line in lines for tag in json.loads(line) if "/" in tag}
+    assert {"recovery/rollbacks", "training/v_loss"} <= written <= documented_tags()
 
 
 def test_exported_policy_on_numpy_is_the_policy(trained):
@@ -153,38 +167,72 @@ def _free_port() -> int:
         return one.getsockname()[1]
 
 
-@pytest.mark.slow  # two processes compile the run anew
-def test_two_processes_go_on_with_the_numbers_of_one(trained, tmp_path, root, monkeypatch):
-    folder = tmp_path / "run"
-    shutil.copytree(trained[0], folder)
-    (folder / "result.json").unlink()
-    first, *later = sorted((folder / "checkpoints").iterdir())
-    for checkpoint in later:
-        shutil.rmtree(checkpoint)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+def _in_two_processes(root: Path, outs: Path, *flags: str) -> None:
+    """One run in two processes on this machine; each would write its numbers to ``outs``."""
     place = ("--hosts.coordinator", f"127.0.0.1:{_free_port()}", "--hosts.count", "2")
     processes = [
         start(
-            *(root, "train", "--resume", str(folder), "--quiet", *place, "--hosts.index", str(i)),
-            *("--json", str(tmp_path / f"{i}.json")),
+            *(root, "train", *flags, "--quiet", *place, "--hosts.index", str(i)),
+            *("--json", str(outs / f"{i}.json")),
         )
         for i in range(2)
     ]
     for process in processes:
         _, err = process.communicate(timeout=220)
         assert process.returncode == 0, err
-    result, wanted = json.loads((folder / "result.json").read_text()), trained[1]
-    assert result["devices"] == 2 and wanted["devices"] == 1
-    assert result["env_steps"] == wanted["env_steps"] and int(first.name) == 768
-    rows, others = rows_of(folder), rows_of(trained[0])
-    assert len(rows) == len(others) == 9
+
+
+def _assert_near(rows: list[dict], others: list[dict]) -> None:
+    """Sums in another order: the numbers are the same, their last digits are not."""
     for row, other in zip(rows, others, strict=True):
+        assert row["env_steps"] == other["env_steps"]
         for name in ("training/v_loss", "training/kl_mean", "eval/episode_reward"):
             found, expected = row.get(name, 0.0), other.get(name, 0.0)
             np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-4, err_msg=name)
+
+
+@pytest.fixture
+def on_the_cpu(tmp_path, monkeypatch):
+    """Processes keep their scratch in the test's folder and leave accelerators alone."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+
+
+@pytest.mark.slow  # two processes compile the run anew
+@pytest.mark.usefixtures("on_the_cpu")
+def test_two_processes_go_on_with_the_numbers_of_one(trained, tmp_path, root):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    (folder / "result.json").unlink()
+    first, *later = sorted((folder / "checkpoints").iterdir())
+    for checkpoint in later:
+        shutil.rmtree(checkpoint)
+    _in_two_processes(root, tmp_path, "--resume", str(folder))
+    result, wanted = json.loads((folder / "result.json").read_text()), trained[1]
+    assert result["devices"] == 2 and wanted["devices"] == 1
+    assert result["env_steps"] == wanted["env_steps"] and int(first.name) == 768
+    rows = rows_of(folder)
+    assert len(rows) == 9
+    _assert_near(rows, rows_of(trained[0]))
     # Only the first process writes, and what the other one kept meanwhile is gone.
     assert {path.name for path in tmp_path.iterdir()} == {"run", "0.json"}
+
+
+@pytest.mark.slow  # two processes compile the run and its probe anew
+@pytest.mark.usefixtures("on_the_cpu")
+def test_two_processes_start_warm_with_the_numbers_of_one(trained, tmp_path, root):
+    flags = [*TINY, "--num-evaluations", "2", "--warm-start", str(trained[0])]
+    flags += ["--warm-probe", "0.01"]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one, two = (tmp_path / name / "run" for name in ("one", "two"))
+    assert main(["train", *flags, "--quiet", "--logdir", str(one)]) == 0
+    _in_two_processes(root, two.parent, *flags, "--logdir", str(two))
+    result = json.loads((two / "result.json").read_text())
+    assert result["devices"] == 2 and result["return_mean"] > result["return_random"]
+    rows = rows_of(two)
+    assert rows[0]["env_steps"] == 8  # those of the probe, a step of each environment
+    _assert_near(rows, rows_of(one))
 
 
 def test_evaluate_plot_and_render_work_on_the_run(trained, tmp_path, capsys):
@@ -222,6 +270,7 @@ def test_es_with_mnemosyne_writes_its_telemetry(tmp_path):
     assert rows[-1]["env_steps"] == json.loads((folder / "result.json").read_text())["env_steps"]
     assert 0 < rows[-1]["env_steps"] <= 400
     assert {"optimizer/update_rms", "memory/norm", "training/fitness_mean"} <= set(rows[-1])
+    assert {tag for tag in rows[-1] if "/" in tag} <= documented_tags()
 
 
 @pytest.mark.parametrize(("env", "bound"), [("gym:Pendulum-v1", 2.0), ("control:pendulum", 1.0)])
@@ -232,31 +281,3 @@ def test_policy_is_told_the_range_of_its_environments_actions(env, bound):
 
     built = build(Train(env=env, optimizer="adam"))
     assert built.policy_info["action_range"] == {"low": [-bound], "high": [bound]}
-
-
-def test_gymnasium_run_resumes_with_new_episodes_and_is_evaluated(tmp_path, capsys):
-    pytest.importorskip("gymnasium")
-    import shutil
-
-    folder, numbers = tmp_path / "run", tmp_path / "n.json"
-    flags = "--env gym:CartPole-v1 --optimizer adam --num-timesteps 256 --num-evaluations 2"
-    flags += " --num-seeds 2 --eval-episodes 4 --quiet --no-video --ppo.num-envs 4"
-    flags += " --ppo.unroll-length 32 --ppo.num-minibatches 2 --ppo.num-updates-per-batch 1"
-    flags += " --ppo.network.policy-hidden 4 --ppo.network.value-hidden 4"
-    assert main(["train", *flags.split(), "--logdir", str(folder)]) == 0
-    whole = json.loads((folder / "result.json").read_text())
-    assert (whole["env_steps"], whole["updates"], whole["seeds"]) == (256, 4, [0, 1])
-    policy = json.loads((folder / "policy.json").read_text())
-    assert (policy["action_range"], policy["network"]["squash"]) == ([0, 1], "argmax")
-    newest = sorted((folder / "checkpoints").iterdir())[-1]
-    assert int(newest.name) == 256
-    shutil.rmtree(newest)
-    assert main(["train", "--resume", str(folder)]) == 0
-    assert [row["env_steps"] for row in rows_of(folder)] == [0, 128, 256]
-    assert json.loads((folder / "result.json").read_text())["updates"] == 4
-    assert main(["evaluate", str(folder), "--num-episodes", "5", "--json", str(numbers)]) == 0
-    played = json.loads(numbers.read_text())
-    assert played["eval_episodes"] == 5 and 8 <= played["return_mean"] <= 500
-    assert 8 <= played["return_random"] <= 60
-    assert main(["render", str(folder), "--seconds", "1", "--out", str(tmp_path / "v.gif")]) == 0
-    assert (tmp_path / "v.gif").read_bytes().startswith(b"GIF")

@@ -247,6 +247,36 @@ def test_make_wrong_task_or_backend_is_refused():
         brax_env.make("hopper", backend="sprng")
 
 
+@pytest.mark.slow  # each engine is a compilation of its own; spring is what all other tests use
+@pytest.mark.parametrize("backend", ["positional", "generalized", "mjx"])
+@pytest.mark.parametrize("name", ["brax:inverted_pendulum", "brax:hopper"])
+def test_bodies_step_on_every_backend(name, backend):
+    env = envs.make(name, backend=backend)
+    assert env.backend == backend and env.brax_env.backend == backend
+
+    def pushed(key, push):
+        def advance(state, _):
+            state = env.step(state, jnp.full(env.action_size, push))
+            return state, state
+
+        first = env.reset(key)
+        return first, jax.lax.scan(advance, first, length=6)[1]
+
+    keys = jax.random.split(jax.random.key(2), 2)
+    play = jax.jit(jax.vmap(jax.vmap(pushed, (None, 0)), (0, None)))
+    first, states = jax.device_get(play(keys, jnp.array([-0.5, 0.5])))
+    assert jax.tree.structure(first) == jax.tree.structure(states)
+    assert states.obs.shape == (2, 2, 6, SIZES[name][0])
+    assert states.reward.shape == states.done.shape == (2, 2, 6)
+    for leaf in jax.tree.leaves(states):
+        assert np.isfinite(leaf).all()
+    # Keys decide the start, pushes what follows; the cart goes where it is pushed.
+    assert (first.obs[0] != first.obs[1]).any() and (first.obs[:, 0] == first.obs[:, 1]).all()
+    assert np.abs(states.obs[:, 0] - states.obs[:, 1]).max() > 1e-2
+    if name == "brax:inverted_pendulum":
+        assert (states.obs[:, 0, -1, 2] < 0).all() and (states.obs[:, 1, -1, 2] > 0).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in envs.list_envs() if name.startswith("brax:")])
 def test_check_every_brax_environment(name):

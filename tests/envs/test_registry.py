@@ -66,6 +66,16 @@ def test_describe_brax_names_extra_and_backends():
         ("brax:hopper", {"backend": "sprng"}, "'sprng' for 'brax:hopper'; .*'spring'."),
         ("brax:swimmer", {"backend": "spring"}, "'spring' for 'brax:swimmer'; .*'generalized'."),
         ("probe:value", {"backend": "spring"}, "'probe:value' has no backend to choose"),
+        (
+            "probe:value",
+            {"randomize": "a:b"},
+            "'probe:value' has no model that could be randomized",
+        ),
+        (
+            "control:pendulum",
+            {"randomize": "a:b"},
+            r"\(only brax, mujoco, playground have one\); leave out randomize='a:b'.",
+        ),
         ("control:pendulum", {"gravty": 3.0}, "'gravty' for 'control:pendulum'; .*'gravity'."),
         ("control:pendulum", {"episode_length": 0}, "is 0; it must be at least 1 step."),
     ],

@@ -191,13 +191,35 @@ def test_stepping_by_hand_keeps_what_a_step_led_to() -> None:
     assert gym._led_to(after, {}) is after
 
 
-def test_shares_add_up_to_one() -> None:
+def test_shares_add_up_to_one_and_compilation_is_told_of_a_whole_run() -> None:
     import optax
 
     course = settings.plan("smoke").ppo
     (row,) = shares.measure(course, {"adam": optax.adam(1e-3)}, 2)
     assert sum(row["shares"].values()) == pytest.approx(1.0)
+    assert list(row["shares"]) == ["env", "acting", "optimizer", "other learning"]
     assert min(row["shares"].values()) >= 0.0 and row["optimizer_us"] > 0
+    assert row["compile_s"] > 0 and row["env_steps"] == 3 * 4 * 8  # turns, environments, length
+    whole = row["compile_s"] + 3 * row["seconds_per_rollout"]
+    assert row["compile_share"] == pytest.approx(row["compile_s"] / whole)
+
+
+def test_shares_table_prints_compilation_beside_the_parts_of_training() -> None:
+    row = {"where": "here", "who": "adam", "seconds_per_rollout": 0.25, "optimizer_us": 30.0}
+    row |= {"shares": {"env": 0.75, "acting": 0.25}, "compile_s": 12.5, "env_steps": 2_000}
+    header, _, cells, *_ = bars.shares_table([row | {"compile_share": 0.4}]).splitlines()
+    named = zip(
+        *([c.strip() for c in line.split("|")[1:-1]] for line in (header, cells)), strict=True
+    )
+    assert dict(named) == {
+        "shares: here": "adam",
+        "ms a rollout": "250.0",
+        "env": "75.0%",
+        "acting": "25.0%",
+        "optimizer us an update": "30",
+        "compile s": "12.5",
+        "compilation, of 2,000 env steps": "40.0%",
+    }
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from mnemosyne.cli.main import main
 from robotics.export import export_policy, load_numpy_policy, read_policy
 from robotics.networks import NetworkConfig, init_policy, make_policy
 from robotics.policies import load_policy
+from tests.robotics.test_render import distinct, frames_of
 
 OBS, ACTIONS = 4, 1  # the sizes of inverted_pendulum
 CONFIGS = {
@@ -420,3 +421,18 @@ def test_gymnasium_plays_in_c_mujoco(pendulum, tmp_path, refuse, capsys):
     assert "the nearest valid one is 'gym:Hopper-v5'" in refuse(
         "render", pendulum, "--env", "gym:Hoper-v5"
     )
+
+
+@pytest.mark.filterwarnings("ignore:the video is drawn by hand")  # where there is no OpenGL
+def test_video_in_another_environment_moves_and_leaves_the_runs_own_alone(pendulum, capsys):
+    pytest.importorskip("gymnasium")
+    pytest.importorskip("mujoco")
+    (pendulum / "video.mp4").write_bytes(b"the policy in its own environment")
+    flags = ["--env", "gym:InvertedPendulum-v5", "--seconds", "0.6"]
+    assert main(["render", str(pendulum), *flags]) == 0
+    (video,) = pendulum.glob("video-gym-InvertedPendulum-v5.*")
+    assert f"video: {video}" in capsys.readouterr().out
+    frames = frames_of(video)
+    assert len(frames) == 15  # of 0.04 s
+    assert distinct(frames) > 5
+    assert (pendulum / "video.mp4").read_bytes() == b"the policy in its own environment"

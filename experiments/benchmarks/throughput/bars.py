@@ -96,15 +96,18 @@ def _cells(row: Row, target: float | None) -> list[str]:
 
 
 def shares_table(rows: Sequence[Row]) -> str:
-    """Where the time goes."""
+    """Where the time of training goes, and how much of a whole run compilation is."""
     parts = list(rows[0]["shares"])
     header = [f"shares: {rows[0]['where']}", "ms a rollout", *parts, "optimizer us an update"]
+    header += ["compile s", f"compilation, of {rows[0]['env_steps']:,} env steps"]
     lines = [
         [
             row["who"],
             f"{1e3 * row['seconds_per_rollout']:.1f}",
             *(f"{row['shares'][part]:.1%}" for part in parts),
             f"{row['optimizer_us']:.0f}",
+            f"{row['compile_s']:.1f}",
+            f"{row['compile_share']:.1%}",
         ]
         for row in rows
     ]

@@ -3,7 +3,8 @@
 
 A chunk is one fused program, which no clock can look into. Its parts are compiled by themselves and
 timed in turns: steps with fixed actions, rollouts with the policy, updates from a rollout, updates
-of the optimizer alone. Acting and learning are differences of two of them.
+of the optimizer alone. Acting and learning are differences of two of them. Compilation comes once a
+run, so that its share is told beside the others, for a run of the length that is raced.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import mnemosyne
+from experiments.benchmarks.throughput import ours
 from experiments.benchmarks.throughput.settings import Course
 from robotics import programs, rollout
-from robotics.ppo import learn
+from robotics.ppo import learn, make_ppo
 from robotics.ppo.learn import Setup
 
 Row = dict[str, Any]
@@ -28,13 +31,14 @@ Row = dict[str, Any]
 def measure(
     course: Course, optimizers: Mapping[str, optax.GradientTransformation], rounds: int
 ) -> list[Row]:
-    """One row an optimizer; seconds of a rollout and its updates, by part.
+    """One row an optimizer; seconds of a rollout and its updates, by part, and of compilation.
 
     Args:
       course: where; one seed.
       optimizers: in the slot, by name.
       rounds: turns of each part.
     """
+    compiled = {name: _compile_s(course, optimizer) for name, optimizer in optimizers.items()}
     setups = {name: _setup(course, optimizer) for name, optimizer in optimizers.items()}
     parts, states = _programs(course, setups)
     seconds: dict[str, list[float]] = {name: [] for name in parts}
@@ -44,7 +48,19 @@ def measure(
             jax.block_until_ready(run())
             seconds[name].append(time.perf_counter() - began)
     medians = {name: float(np.median(times[1:])) for name, times in seconds.items()}
-    return [_row(course, name, setups[name], states[name], medians) for name in setups]
+    return [
+        _row(course, name, setups[name], states[name], medians)
+        | _compilation(course, compiled[name], medians["rollout"] + medians[name])
+        for name in setups
+    ]
+
+
+def _compile_s(course: Course, optimizer: optax.GradientTransformation) -> float:
+    """Seconds that the fused program of training takes to compile, as in a race."""
+    algorithm = make_ppo(course.wrapped, course.config, optimizer, mnemosyne.telemetry)
+    seconds = ours.Ours(course, algorithm, [0], judged=False).compile_s
+    assert seconds is not None  # ours compiles before its first turn
+    return seconds
 
 
 def _setup(course: Course, optimizer: optax.GradientTransformation) -> Setup:
@@ -103,3 +119,11 @@ def _row(course: Course, name: str, setup: Setup, state: Any, seconds: dict[str,
         "shares": {part: value / whole for part, value in parts.items()},
         "optimizer_us": microseconds,
     }
+
+
+def _compilation(course: Course, compile_s: float, seconds_per_rollout: float) -> Row:
+    """Compilation against the training of a whole run of the race, evaluations aside."""
+    steps = course.config.total_env_steps
+    training = seconds_per_rollout * steps / course.config.batch_size
+    share = compile_s / (compile_s + training)
+    return {"compile_s": compile_s, "compile_share": share, "env_steps": steps}
