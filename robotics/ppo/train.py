@@ -43,9 +43,9 @@ def make_ppo(
     The optimizer's ``update`` is called with the parameters and, if it takes extra arguments, with
     the float32 scalars ``value`` (the loss), ``kl`` (k3 estimate on this minibatch before the
     update), ``clip_fraction``, ``entropy``, ``explained_variance`` (of this rollout, before its
-    updates), ``epoch`` (share of this rollout's updates that are done, from 0 to below 1), ``progress``
-    (of the run, 0 to 1) and ``action_size`` (1 for choices), and with ``policy``, which says what actions
-    depend on.
+    updates), ``epoch`` (share of this rollout's updates that are done, from 0 to below 1),
+    ``progress`` (of the run, 0 to 1) and ``action_size`` (1 for choices), and with ``policy``,
+    which says what actions depend on.
 
     Args:
       env: environment with time limit.
