@@ -9,6 +9,10 @@ import pytest
 
 from robotics import sharding
 
+# A virtual device waits for the others in a thread of XLA's pool, which has no more threads than
+# there are devices where cores are few. Exchanges that do not depend on each other may begin in
+# different orders; each needs a thread of its own, or all wait for ever.
+THREADS = {"NPROC": "64"}
 FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 
 
@@ -17,7 +21,9 @@ def _printed(root, task):
     done = subprocess.run(
         [sys.executable, "-m", "tests.robotics.sharded_worker", task],
         cwd=root,
-        env=os.environ | {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)},
+        env=os.environ
+        | {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
+        | THREADS,
         capture_output=True,
         text=True,
         timeout=220,
