@@ -42,10 +42,11 @@ def recovered(root):
     return _printed(root, "recover")
 
 
-@pytest.mark.parametrize("algo", ["ppo", "es"])
+@pytest.mark.parametrize("algo", ["ppo", "es", "critic"])
 def test_eight_devices_give_the_numbers_of_one(trained, algo):
     one, eight = (trained[algo][count]["numbers"] for count in ("1", "8"))
     assert one.keys() == eight.keys() and len(one) > 10
+    assert ("['normalizer']['privileged'].mean" in one) == (algo == "critic")
     for name, value in one.items():
         np.testing.assert_allclose(eight[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
 
