@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from envs.api import State
+from envs.api import PRIVILEGED, State
 
 
 def module() -> Any:
@@ -86,9 +86,12 @@ def hold_if_diverged(before: State, after: State, *moved: Array) -> State:
       before: the state that was stepped.
       after: the state after the step, of the same structure.
       *moved: positions and velocities after the step, whose finiteness decides beside that of
-        observation and reward.
+        observations and reward.
     """
-    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in (after.obs, after.reward, *moved)])
+    seen = [after.obs, after.reward, *moved]
+    if PRIVILEGED in after.info:
+        seen.append(after.info[PRIVILEGED])
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in seen])
     sound = finite.all()
     physics, obs, metrics, info = jax.tree.map(
         lambda new, old: jnp.where(sound, new, old),

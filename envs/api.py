@@ -21,6 +21,8 @@ from jaxtyping import Array, Float, Key
 
 Bounds = tuple[Float[np.ndarray, " action"], Float[np.ndarray, " action"]]
 """Lowest and highest value of each entry of an action."""
+PRIVILEGED = "privileged_obs"
+"""Name in ``info`` of what only a critic may see."""
 
 
 @jax.tree_util.register_dataclass
@@ -56,6 +58,10 @@ class State:
 @runtime_checkable
 class Env(Protocol):
     """One environment. Pure, jittable, vmappable; actions in [-1, 1]; keys are typed PRNG keys.
+
+    An environment may also have an attribute ``privileged_observation_size``, an int above 0. Then
+    ``info["privileged_obs"]`` of every state holds as many float32 numbers that the policy does not
+    see and the value network does.
 
     Attributes:
       name: the registry name, such as ``"brax:hopper"``.
@@ -180,6 +186,7 @@ class EpisodeWrapper:
       termination);
     - ``final_obs``: the observation *before* a restart, which is what a truncated value must be
       bootstrapped from;
+    - ``final_privileged_obs``: the same of ``privileged_obs``, where the environment has one;
     - ``episode_return`` and ``episode_steps``: sums over the episode that this step belongs to,
       still unreset;
     - ``steps``: steps in the running episode after a possible restart, int32.
@@ -201,6 +208,11 @@ class EpisodeWrapper:
         """The time limit in force, in environment steps."""
         return self.env.episode_length if self.episode_length is None else self.episode_length
 
+    @property
+    def privileged_observation_size(self) -> int:
+        """Number of entries that only a critic sees, 0 where there are none."""
+        return getattr(self.env, "privileged_observation_size", 0)
+
     def reset(self, key: Key[Array, ""]) -> State:
         """A fresh episode with the bookkeeping of the class docstring at zero."""
         state = self.env.reset(key)
@@ -208,10 +220,10 @@ class EpisodeWrapper:
         info = state.info | {
             "termination": zero,
             "truncation": zero,
-            "final_obs": state.obs,
             "episode_return": zero,
             "episode_steps": zero,
             "steps": jnp.zeros((), jnp.int32),
+            **self._final(state),
         }
         return state.replace(info=info)
 
@@ -238,10 +250,10 @@ class EpisodeWrapper:
         bookkeeping = {
             "termination": termination,
             "truncation": truncation,
-            "final_obs": stepped.obs,
             "episode_return": jnp.where(fresh, 0.0, state.info["episode_return"]) + stepped.reward,
             "episode_steps": steps.astype(jnp.float32),
             "steps": jnp.where(done > 0, 0, steps),
+            **self._final(stepped),
         }
         carried = {name: value for name, value in stepped.info.items() if name not in bookkeeping}
         kept = (stepped.physics, stepped.obs, carried)
@@ -250,3 +262,10 @@ class EpisodeWrapper:
             lambda new, old: jnp.where(done > 0, new, old), again, kept
         )
         return stepped.replace(physics=physics, obs=obs, done=done, info=carried | bookkeeping)
+
+    def _final(self, state: State) -> dict[str, Float[Array, "..."]]:
+        """What the value of a state is computed from, kept where a restart hides it."""
+        final = {"final_obs": state.obs}
+        if self.privileged_observation_size:
+            final["final_privileged_obs"] = state.info[PRIVILEGED]
+        return final

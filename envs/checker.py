@@ -18,11 +18,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from envs import behavior_checker, host_checker
-from envs.api import Env, EpisodeWrapper, State
+from envs.api import PRIVILEGED, Env, EpisodeWrapper, State
 from envs.behavior_checker import named_leaves
 
 RESERVED = frozenset(
-    ("termination", "truncation", "final_obs", "episode_return", "episode_steps", "steps")
+    (
+        *("termination", "truncation", "final_obs", "final_privileged_obs"),
+        *("episode_return", "episode_steps", "steps"),
+    )
 )
 """Names in ``info`` that belong to :class:`envs.api.EpisodeWrapper`."""
 
@@ -89,6 +92,9 @@ def _attributes(env: Any) -> Iterator[str]:
         value = getattr(env, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             yield f"{name} is {value!r}; it must be a Python int of at least 1."
+    value = getattr(env, "privileged_observation_size", 0)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        yield f"privileged_observation_size is {value!r}; it must be a Python int of at least 0."
     if not isinstance(env.dt, float) or not (math.isfinite(env.dt) and env.dt > 0):
         yield f"dt is {env.dt!r}; it must be a Python float above 0, in seconds."
 
@@ -122,8 +128,18 @@ def _state_form(env: Env, state: Any, where: str) -> Iterator[str]:
         if not isinstance(getattr(state, name), dict):
             yield f"{name} after {where} is a {type(getattr(state, name)).__name__}, not a dict."
             return
+    size = getattr(env, "privileged_observation_size", 0)
+    if (PRIVILEGED in state.info) != (size > 0):
+        found = "there" if size == 0 else "missing"
+        yield (
+            f"info[{PRIVILEGED!r}] is {found} after {where}, but privileged_observation_size is "
+            f"{size}."
+        )
+        return
     expected = {"obs": (env.observation_size,), "reward": (), "done": ()}
     leaves = [(name, getattr(state, name), shape) for name, shape in expected.items()]
+    if size:
+        leaves.append((f"info[{PRIVILEGED!r}]", state.info[PRIVILEGED], (size,)))
     leaves += [(f"metrics[{name!r}]", value, ()) for name, value in state.metrics.items()]
     for name, leaf, shape in leaves:
         if not isinstance(leaf, jax.Array):

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Key
 
 from envs import _mujoco, randomization
 from envs._errors import check_episode_length, nearest, refuse, unknown
-from envs.api import Bounds, State
+from envs.api import PRIVILEGED, Bounds, State
 from envs.mujoco_task import Task, failures_told, load_task
 
 
@@ -44,6 +44,8 @@ class MujocoEnv:
       model: the ``mujoco.MjModel``.
       mjx_model: the same for MJX.
       randomize: draws the model of an episode.
+      privileged_observation_size: number of entries that only the critic sees, 0 if there are
+        none; ``info["privileged_obs"]`` holds them.
       backend: ``"mjx"``.
     """
 
@@ -56,6 +58,7 @@ class MujocoEnv:
     model: Any
     mjx_model: Any
     randomize: randomization.Randomize
+    privileged_observation_size: int = 0
     backend: str = "mjx"
 
     @property
@@ -73,7 +76,9 @@ class MujocoEnv:
         with self._told("reset"):
             data = self.task.reset(key, self._home())
         # Derived quantities (positions of bodies, contacts) follow from what the task has set.
-        data = mjx.forward(randomization.put(self.mjx_model, changed), data)
+        model = randomization.put(self.mjx_model, changed)
+        data = mjx.forward(model, data)
+        info = {randomization.INFO: changed} if changed else {}
         zero = jnp.zeros((), jnp.float32)
         return State(
             physics=_mujoco.strong(data),
@@ -81,7 +86,7 @@ class MujocoEnv:
             reward=zero,
             done=zero,
             metrics=self._measure(data),
-            info={randomization.INFO: changed} if changed else {},
+            info=info | self._privileged(data, model),
         )
 
     def step(self, state: State, action: Float[Array, " action"]) -> State:
@@ -99,7 +104,7 @@ class MujocoEnv:
             reward=reward,
             done=done,
             metrics=self._measure(data),
-            info=state.info,
+            info=state.info | self._privileged(data, model),
         )
         return _mujoco.hold_if_diverged(state, after, data.qpos, data.qvel)
 
@@ -137,10 +142,13 @@ class MujocoEnv:
 
     def _observe(self, data: Any) -> Float[Array, " obs"]:
         with self._told("observation"):
-            obs = jnp.asarray(self.task.observation(data), jnp.float32)
-            if obs.ndim != 1:
-                raise ValueError(f"its result has shape {obs.shape}, but it must have one axis")
-            return obs
+            return _vector(self.task.observation(data))
+
+    def _privileged(self, data: Any, model: Any) -> dict[str, Float[Array, " privileged"]]:
+        """What goes into ``info`` for the critic; nothing unless the task has something."""
+        with self._told("privileged_observation"):
+            seen = self.task.privileged_observation(data, model)
+            return {} if seen is None else {PRIVILEGED: _vector(seen)}
 
     def _measure(self, data: Any) -> dict[str, Float[Array, ""]]:
         with self._told("metrics"):
@@ -251,19 +259,21 @@ def _control_dt(task: Task, model: Any, name: str) -> float:
 
 
 def _measured(env: MujocoEnv) -> MujocoEnv:
-    """The environment with its observation size, once everything in it has been traced."""
+    """The environment with its observation sizes, once everything in it has been traced."""
 
-    def trace(key: Key[Array, ""], action: Float[Array, " action"]) -> Float[Array, " obs"]:
+    def trace(key: Key[Array, ""], action: Float[Array, " action"]) -> tuple[Array, Array]:
         start = env.reset(key)
         env.step(start, action)
-        return start.obs
+        return start.obs, start.info.get(PRIVILEGED, jnp.zeros(0))
 
     action = jax.ShapeDtypeStruct((env.action_size,), jnp.float32)
     try:
-        obs = jax.eval_shape(trace, jax.random.key(0), action)
+        obs, privileged = jax.eval_shape(trace, jax.random.key(0), action)
     except NotImplementedError as error:
         raise _unsupported(env.name, error) from error
-    env = dataclasses.replace(env, observation_size=obs.shape[0])
+    env = dataclasses.replace(
+        env, observation_size=obs.shape[0], privileged_observation_size=privileged.shape[0]
+    )
     for field in ("action_size", "observation_size"):
         declared, found = getattr(env.task, field), getattr(env, field)
         if declared is not None and declared != found:
@@ -272,6 +282,14 @@ def _measured(env: MujocoEnv) -> MujocoEnv:
                 f"but {env.name!r} has {found}."
             )
     return env
+
+
+def _vector(value: Any) -> Float[Array, " entries"]:
+    """A float32 vector of a task's result."""
+    result = jnp.asarray(value, jnp.float32)
+    if result.ndim != 1:
+        raise ValueError(f"its result has shape {result.shape}, but it must have one axis")
+    return result
 
 
 def _scalar(value: Any) -> Float[Array, ""]:

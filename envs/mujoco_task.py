@@ -70,6 +70,18 @@ class Task:
         """What the policy sees, one axis; unless overridden, all of ``qpos`` and ``qvel``."""
         return jnp.concatenate([data.qpos, data.qvel])
 
+    def privileged_observation(self, data: Any, model: Any) -> Float[Array, " privileged"] | None:
+        """What the critic sees beside the observation, one axis: what no sensor of a robot gives.
+
+        Args:
+          data: as for the observation.
+          model: the ``mjx.Model`` of this episode, as :meth:`randomize` has made it.
+
+        Returns:
+          Unless overridden, ``None``: there is nothing.
+        """
+        return None
+
     def reward(self, data: Any, action: Float[Array, " action"]) -> Float[Array, ""]:
         """The reward of the step that led to ``data``; the action's entries are in [-1, 1]."""
         raise NotImplementedError

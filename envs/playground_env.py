@@ -3,9 +3,9 @@
 
 What the adapter settles (each is a known trap of Playground 0.2): the physics are those of MJX in
 JAX, not Playground's default, Warp, which needs an NVIDIA GPU; typed PRNG keys become raw ones;
-dict observations show their entry ``state`` to the policy; nothing is ever downloaded: tasks whose
-robots come from MuJoCo Menagerie are refused where that is not there; an exploded simulation ends
-its episode with finite numbers.
+dict observations show their entry ``state`` to the policy and ``privileged_state`` to the critic;
+nothing is ever downloaded: tasks whose robots come from MuJoCo Menagerie are refused where that is
+not there; an exploded simulation ends its episode with finite numbers.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from jaxtyping import Array, Float, Key
 
 from envs import _mujoco, randomization
 from envs._errors import check_episode_length, refuse, unknown
-from envs.api import State
+from envs.api import PRIVILEGED, State
 
 POLICY_OBS, CRITIC_OBS = "state", "privileged_state"
-"""Playground's names, in a dict observation, for what the policy and the critic see."""
+"""Playground's names, in a dict observation, for what the policy sees and the critic beside it."""
 _INFO, _OTHER = "playground", "other_obs"
-_OURS = (_INFO, _OTHER, randomization.INFO)
+_OURS = (_INFO, _OTHER, PRIVILEGED, randomization.INFO)
 _DEFAULT_EPISODE_LENGTH = 1000  # what most of Playground's tasks have, in environment steps
 
 
@@ -47,8 +47,8 @@ class PlaygroundEnv:
       episode_length: default time limit in environment steps.
       dt: seconds of simulated time per environment step.
       playground_env: the wrapped ``mujoco_playground.MjxEnv``.
-      privileged_observation_size: number of entries that only a critic may see; 0 if there are
-        none. :meth:`privileged_obs` gives them.
+      privileged_observation_size: number of entries that only the critic sees, 0 if there are
+        none; ``info["privileged_obs"]`` holds them.
       randomize: draws the model of an episode, if it is to be drawn.
       forward_at: where ``qpos`` holds the forward position, if the body moves.
       backend: ``"mjx"``.
@@ -88,7 +88,7 @@ class PlaygroundEnv:
         ours = {name: state.info[name] for name in _OURS if name in state.info}
         state = state.replace(info=ours)
         changed = ours.get(randomization.INFO, {})
-        obs = {POLICY_OBS: state.obs, **state.info[_OTHER]} if _OTHER in state.info else state.obs
+        obs = _parts(state)
         metrics = {name: value for name, value in state.metrics.items() if name not in self._added}
         # Playground writes into the dicts that it is given.
         info = jax.tree.map(lambda leaf: leaf, state.info[_INFO])
@@ -99,13 +99,6 @@ class PlaygroundEnv:
         after = self._convert(stepped, physics, changed)
         info = jax.tree.map(_mujoco.cast_like, after.info, state.info)
         return _mujoco.hold_if_diverged(state, after.replace(info=info), physics.qpos, physics.qvel)
-
-    def privileged_obs(self, state: State) -> Float[Array, "*batch privileged"]:
-        """What a critic may see in ``state``; only where ``privileged_observation_size`` is not 0.
-
-        Like ``obs``, it is that of the new episode where the episode wrapper has restarted one.
-        """
-        return state.info[_OTHER][CRITIC_OBS]
 
     def qpos(self, physics: Any) -> np.ndarray:
         """Generalized positions [..., nq], for the ``qpos`` of an ``MjData``."""
@@ -131,9 +124,11 @@ class PlaygroundEnv:
         """Our state from Playground's; ``physics`` is its data, already strongly typed."""
         obs, info = state.obs, {_INFO: _mujoco.strong(state.info)}
         if isinstance(obs, Mapping):
-            others = {name: value for name, value in obs.items() if name != POLICY_OBS}
-            info[_OTHER] = {name: _mujoco.float32(value) for name, value in others.items()}
-            obs = obs[POLICY_OBS]
+            others = {name: _mujoco.float32(value) for name, value in obs.items()}
+            obs = others.pop(POLICY_OBS)
+            if CRITIC_OBS in others:
+                info[PRIVILEGED] = others.pop(CRITIC_OBS)
+            info[_OTHER] = others
         if changed:
             info[randomization.INFO] = changed
         metrics = {name: _mujoco.float32(value) for name, value in state.metrics.items()}
@@ -225,6 +220,16 @@ def _sizes(obs: Any, name: str) -> dict[str, int]:
             f"{POLICY_OBS!r}."
         )
     return {part: value.shape[-1] for part, value in parts.items()}
+
+
+def _parts(state: State) -> Any:
+    """The observation of one of our states as Playground has it."""
+    if _OTHER not in state.info:
+        return state.obs
+    parts = {POLICY_OBS: state.obs, **state.info[_OTHER]}
+    if PRIVILEGED in state.info:
+        parts[CRITIC_OBS] = state.info[PRIVILEGED]
+    return parts
 
 
 def _forward_at(model: Any, task: str) -> int | None:

@@ -15,14 +15,16 @@ observation-action    one step, observation -1 or +1,            action = 0.5 ob
                       reward -(action - 0.5 observation)^2
 truncation            observation 0, reward 1 for ever,          value = 1 / (1 - discount)
                       time limit of 10 steps
+privileged            one step, observation 0, privileged        value = privileged observation
+                      observation -1 or +1 = reward
 ====================  =========================================  ========================
 
 A failure points at its cause: ``value`` at the value loss and its optimizer, ``observation`` at how
 the observation reaches the value network, ``discount`` at the advantage estimator, ``action`` at
 the policy loss, ``observation-action`` at the batching of observations with actions, ``truncation``
-at a time limit that is taken for a termination. The one-step probes never meet their time limit:
-they end by termination. The idea is Andy Jones's ("Debugging RL, without the agonizing pain",
-2021).
+at a time limit that is taken for a termination, ``privileged`` at how what only the critic sees
+reaches the value network. The one-step probes never meet their time limit: they end by termination.
+The idea is Andy Jones's ("Debugging RL, without the agonizing pain", 2021).
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from envs._errors import check_episode_length, refuse, unknown
-from envs.api import State
+from envs.api import PRIVILEGED, State
 
-Observations = Literal["zero", "sign", "count"]
+Observations = Literal["zero", "sign", "count", "hidden"]
 Reward = Callable[[Array, Array, Array], Array]  # (observation, action, terminal) -> reward
 Answer = Callable[[Array, float], Array]  # (observation, discount) -> value or action
 
@@ -53,6 +55,9 @@ class ProbePhysics(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Probe:
     """An environment with one observation entry, one action entry and a known answer.
+
+    Where the observation is hidden, the policy sees 0 instead, and answer and reward go by what
+    only the critic sees.
 
     Attributes:
       name: the registry name.
@@ -77,32 +82,34 @@ class Probe:
     observation_size: int = 1
     action_size: int = 1
     dt: float = 1.0
+    privileged_observation_size: int = 0
 
     def reset(self, key: Key[Array, ""]) -> State:
         """The first state; only the +-1 observation is random."""
         sign = jax.random.rademacher(key, (), jnp.float32)
         physics = ProbePhysics(count=jnp.zeros((), jnp.int32), sign=sign)
         zero = jnp.zeros((), jnp.float32)
-        return State(physics, self._observe(physics), reward=zero, done=zero, metrics={}, info={})
+        return self._state(physics, zero, zero)
 
     def step(self, state: State, action: Float[Array, " action"]) -> State:
         """The reward of the table above; ``done`` after ``horizon`` steps."""
         count = state.physics.count + 1
         physics = ProbePhysics(count=count, sign=state.physics.sign)
         terminal = (count == self.horizon).astype(jnp.float32)
-        reward = self._reward(state.obs[0], action[0], terminal)
-        return State(
-            physics,
-            self._observe(physics),
-            reward=jnp.asarray(reward, jnp.float32),
-            done=terminal,
-            metrics={},
-            info={},
-        )
+        reward = self._reward(self._observe(state.physics)[0], action[0], terminal)
+        return self._state(physics, jnp.asarray(reward, jnp.float32), terminal)
+
+    def _state(self, physics: ProbePhysics, reward: Array, done: Array) -> State:
+        """What is seen of the physics, by whom it is to be seen."""
+        obs = self._observe(physics)
+        info = {PRIVILEGED: obs} if self.privileged_observation_size else {}
+        if self._kind == "hidden":
+            obs = jnp.zeros_like(obs)
+        return State(physics, obs, reward=reward, done=done, metrics={}, info=info)
 
     def _observe(self, physics: ProbePhysics) -> Float[Array, "1"]:
         """The observation that this probe makes of its state."""
-        if self._kind == "sign":
+        if self._kind in ("sign", "hidden"):
             return physics.sign[None]
         if self._kind == "count":
             # The observation after the last step repeats 1, so that bootstrapping across a
@@ -167,8 +174,9 @@ def _probe(
     reward: Reward,
 ) -> Probe:
     """One row of the table in the module docstring."""
-    observations = {"zero": (0.0,), "sign": (-1.0, 1.0), "count": (0.0, 1.0)}[kind]
-    return Probe(f"probe:{task}", asks, answer, observations, horizon, _TIME_LIMIT, kind, reward)
+    observations = {"zero": (0.0,), "count": (0.0, 1.0)}.get(kind, (-1.0, 1.0))
+    fields = f"probe:{task}", asks, answer, observations, horizon, _TIME_LIMIT, kind, reward
+    return Probe(*fields, privileged_observation_size=int(kind == "hidden"))
 
 
 _PROBES = {
@@ -182,6 +190,7 @@ _PROBES = {
             "observation-action", "action", _half_observation, 1, "sign", _half_observation_reward
         ),
         _probe("truncation", "value", _forever, 0, "zero", _constant_reward),
+        _probe("privileged", "value", _observation, 1, "hidden", _observation_reward),
     )
 }
 

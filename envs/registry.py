@@ -178,6 +178,7 @@ _FAMILIES = {
             "action": (1, 1),
             "observation-action": (1, 1),
             "truncation": (1, 1),
+            "privileged": (1, 1),
         },
     ),
 }

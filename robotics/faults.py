@@ -228,7 +228,13 @@ def describe(fault: np.ndarray, names: Mapping[str, list[str]], rounds: str) -> 
 def _term(part: int, name: str) -> str:
     """What users call a leaf."""
     if part == ENVIRONMENT:
-        known = {"obs": "observation", "info/final_obs": "observation", "reward": "reward"}
+        known = {
+            "obs": "observation",
+            "info/final_obs": "observation",
+            "info/privileged_obs": "privileged observation",
+            "info/final_privileged_obs": "privileged observation",
+            "reward": "reward",
+        }
         return known.get(name, f"env state {name}")
     return name if part == LOSS and name == "loss" else f"{PARTS[part]} {name}"
 

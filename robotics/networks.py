@@ -150,15 +150,22 @@ def apply_distribution(
     return distributions.TanhNormal(*apply_policy(params, obs, config))
 
 
-def init_value(key: Key[Array, ""], observation_size: int, config: NetworkConfig) -> Params:
-    """Parameters of the value network: ``{"mlp": ...}``."""
-    return {"mlp": init_mlp(key, (observation_size, *config.value_hidden, 1))}
+def init_value(
+    key: Key[Array, ""], observation_size: int, config: NetworkConfig, privileged_size: int = 0
+) -> Params:
+    """Parameters of the value network, which reads both observations: ``{"mlp": ...}``."""
+    return {"mlp": init_mlp(key, (observation_size + privileged_size, *config.value_hidden, 1))}
 
 
 def apply_value(
-    params: Params, obs: Float[Array, "*batch obs"], config: NetworkConfig
+    params: Params,
+    obs: Float[Array, "*batch obs"],
+    config: NetworkConfig,
+    privileged: Float[Array, "*batch privileged"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """The value of a *normalized* observation."""
+    """The value of a *normalized* observation and, if there is one, a privileged one beside it."""
+    if privileged is not None:
+        obs = jnp.concatenate([obs, privileged], axis=-1)
     return apply_mlp(params["mlp"], obs, config.activation)[..., 0]
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from envs.api import EpisodeWrapper, State
+from envs.api import PRIVILEGED, EpisodeWrapper, State
 
 Watch = Callable[[State, State], Array]
 Act = Callable[[Float[Array, "envs obs"], PyTree], tuple[Float[Array, "envs action"], PyTree]]
@@ -28,6 +28,8 @@ class Rollout(NamedTuple):
       final_obs: observation that the step led to, before a restart.
       episode_return: sum of rewards of the episode up to this step.
       episode_steps: length of the episode up to this step.
+      privileged_obs: what only the critic sees beside ``obs``; ``None`` where there is nothing.
+      final_privileged_obs: the same beside ``final_obs``.
     """
 
     obs: Float[Array, "T envs obs"]
@@ -38,6 +40,8 @@ class Rollout(NamedTuple):
     final_obs: Float[Array, "T envs obs"]
     episode_return: Float[Array, "T envs"]
     episode_steps: Float[Array, "T envs"]
+    privileged_obs: Float[Array, "T envs privileged"] | None = None
+    final_privileged_obs: Float[Array, "T envs privileged"] | None = None
 
 
 def reset(env: EpisodeWrapper, key: Key[Array, ""], num_envs: int) -> State:
@@ -77,6 +81,7 @@ def collect(
     """
     num_envs, num_restarts = state.reward.shape[0], restarts.reward.shape[0]
     twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), restarts)
+    privileged = env.privileged_observation_size > 0
     beside = jax.tree.map(lambda leaf: leaf[:num_envs], restarts)
 
     def step(state: State, inputs: tuple[Array, PyTree]) -> tuple[State, Rollout]:
@@ -97,6 +102,8 @@ def collect(
             final_obs=info["final_obs"],
             episode_return=info["episode_return"],
             episode_steps=info["episode_steps"],
+            privileged_obs=state.info[PRIVILEGED] if privileged else None,
+            final_privileged_obs=info["final_privileged_obs"] if privileged else None,
         )
         return after, kept
 

@@ -33,6 +33,8 @@ WarmStart = Callable[[Any, PyTree], Any]
 NORMALIZER_SHARE = 0.1
 """Share of the new run's budget that old statistics weigh at most: a new world has its say soon."""
 _OPTIMIZER = "opt_state/"
+_PRIVILEGED = "normalizer/privileged/"
+_OF_VALUE = ("normalizer/return/", _PRIVILEGED)  # statistics without which values mean nothing
 _LAYER = re.compile(r"(.*/)layer_(\d+)/")
 
 
@@ -136,10 +138,11 @@ def head_paths(paths: Sequence[str]) -> set[str]:
 def prefixes(part: str, paths: Sequence[str]) -> tuple[str, ...]:
     """Where a part lies in a training state; of evolution strategies, all parameters are policy."""
     apart = any(path.startswith("params/policy/") for path in paths)
-    # The value network speaks in units of the rewards' scale, so the two belong together.
+    # The value network speaks in units of the rewards' scale and reads what only it is shown, so
+    # the three belong together.
     known: dict[str, tuple[str, ...]] = {
         "policy": ("params/policy/" if apart else "params/",),
-        "value": ("params/value/", "normalizer/return/"),
+        "value": ("params/value/", *_OF_VALUE),
         "normalizer": ("normalizer/observation/",),
     }
     return known.get(part, ())
@@ -200,9 +203,12 @@ def _take(
     fits = {path: leaf for path, leaf in old.items() if leaf.shape == wanted[path]}
     # Statistics are taken as a whole, and a value network only with the scale of its rewards.
     scales = {path for path in wanted if path.startswith("normalizer/")}
-    theirs = {p for p in source.of("normalizer/return/")} if part == "value" else scales
-    if part != "policy" and not (scales <= set(fits) and theirs <= scales):
+    theirs = {p for name in _OF_VALUE for p in source.of(name)} if part == "value" else scales
+    apart = (scales - set(fits)) | (theirs - scales)
+    if part != "policy" and apart:
         why = "rewards are normalized in one of the runs only" if part == "value" else "other sizes"
+        if any(path.startswith(_PRIVILEGED) for path in apart):
+            why = "it reads another privileged observation"
         return {}, f"begins anew, {why}"
     anew = [_difference(p, old.get(p), shape) for p, shape in wanted.items() if p not in fits]
     words = f"{len(fits)} of {len(wanted)} arrays taken over"

@@ -50,9 +50,10 @@ def test_model_and_task_of_the_page_are_the_tested_ones():
 def test_recipe_of_the_page_makes_an_environment_and_a_random_robot(folder):
     env = envs.make("mujoco:hopper.xml:Hop")
     assert (env.observation_size, env.action_size, env.dt) == (11, 3, 0.02)
-    method = textwrap.indent(_blocks("python")[1], "    ")
-    (folder / "hopper.py").write_text(f"import jax\n{_blocks('python')[0]}\n{method}")
+    methods = textwrap.indent("\n".join(_blocks("python")[1:]), "    ")
+    (folder / "hopper.py").write_text(f"import jax\n{_blocks('python')[0]}\n{methods}")
     env = envs.make("mujoco:hopper.xml")
+    assert (env.observation_size, env.privileged_observation_size) == (11, 5 + 6)
     import jax
 
     key = jax.random.key(0)

@@ -94,6 +94,11 @@ def compare(folder: Path) -> dict[str, Any]:
     config, rate = settings_of(run)
     inner = envs.make(run["env"], **{name: run[name] for name in ("backend", "episode_length")})
     env = inner if isinstance(inner, HostEnv) else EpisodeWrapper(inner)
+    if isinstance(env, EpisodeWrapper) and env.privileged_observation_size:
+        raise ValueError(
+            f"{env.env.name!r} shows its critic a privileged observation; that of the plain PPO "
+            "would not see it."
+        )
     seeds = list(range(run["seed"], run["seed"] + run["num_seeds"]))
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
     began = time.perf_counter()

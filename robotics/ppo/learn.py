@@ -49,6 +49,7 @@ class Setup(NamedTuple):
       mesh: devices that share the work.
       locating: whether to look for the first fault, which then stands under ``"fault"`` among the
         metrics of a rollout.
+      privileged_size: number of entries that only the value network sees.
     """
 
     sizes: tuple[int, int]
@@ -58,6 +59,7 @@ class Setup(NamedTuple):
     telemetry: Telemetry | None
     mesh: Mesh | None = None
     locating: bool = False
+    privileged_size: int = 0
 
     def scaled(self, step_scale: Float[Array, ""] | float) -> Setup:
         """The same with smaller steps."""
@@ -82,9 +84,13 @@ def init(setup: Setup, key: Key[Array, ""], env_state: PyTree) -> TrainState:
         "policy": networks.init_policy(
             key_policy, observation_size, action_size, config.network, setup.discrete
         ),
-        "value": networks.init_value(key_value, observation_size, config.network),
+        "value": networks.init_value(
+            key_value, observation_size, config.network, setup.privileged_size
+        ),
     }
     normalizer: dict[str, Any] = {"observation": normalize.init_statistics((observation_size,))}
+    if setup.privileged_size:
+        normalizer["privileged"] = normalize.init_statistics((setup.privileged_size,))
     if config.normalize_rewards:
         normalizer["return"] = normalize.init_statistics(())
         normalizer["running_return"] = jnp.zeros(config.num_envs, jnp.float32)
@@ -181,8 +187,10 @@ def improve(
 
 def _all_finite(rollout: Rollout) -> Bool[Array, ""]:
     """Whether everything that the environments gave is finite."""
-    given = (rollout.obs, rollout.final_obs, rollout.reward)
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in given]))
+    given = [rollout.obs, rollout.final_obs, rollout.reward]
+    given += [rollout.privileged_obs, rollout.final_privileged_obs]
+    found = [jnp.all(jnp.isfinite(leaf)) for leaf in given if leaf is not None]
+    return jnp.all(jnp.stack(found))
 
 
 def fault_names(setup: Setup, env_state: PyTree) -> dict[str, list[str]]:
@@ -246,7 +254,7 @@ def _update(
     """One optimizer update."""
     observation_size, action_size = setup.sizes
     raw_size = distributions.raw_size(action_size, setup.discrete)
-    minibatch = unpack_samples(rows, observation_size, raw_size)
+    minibatch = unpack_samples(rows, observation_size, raw_size, setup.privileged_size)
     gradient = jax.value_and_grad(compute_ppo_loss, has_aux=True)
     (loss, scalars), grads = gradient(learner.params, minibatch, setup.config, setup.discrete)
     grads = sharding.everywhere(setup.mesh, grads)

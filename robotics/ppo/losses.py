@@ -23,6 +23,7 @@ class Minibatch(NamedTuple):
       log_prob: log-density (or log-probability) of the action when it was taken.
       advantage: how much better than expected it was.
       target: what the value network should say.
+      privileged: normalized privileged observation, ``None`` where there is none.
     """
 
     obs: Float[Array, "batch obs"]
@@ -30,6 +31,7 @@ class Minibatch(NamedTuple):
     log_prob: Float[Array, " batch"]
     advantage: Float[Array, " batch"]
     target: Float[Array, " batch"]
+    privileged: Float[Array, "batch privileged"] | None = None
 
 
 def compute_ppo_loss(
@@ -57,7 +59,9 @@ def compute_ppo_loss(
     eps = config.clipping_epsilon
     clipped = jnp.clip(ratio, 1.0 - eps, 1.0 + eps)
     policy_loss = -jnp.mean(jnp.minimum(ratio * minibatch.advantage, clipped * minibatch.advantage))
-    values = networks.apply_value(params["value"], minibatch.obs, config.network)
+    values = networks.apply_value(
+        params["value"], minibatch.obs, config.network, minibatch.privileged
+    )
     v_loss = config.value_cost * jnp.mean(jnp.square(values - minibatch.target))
     entropy = jnp.mean(policy.entropy())
     if config.entropy_cost == 0.0:

@@ -25,10 +25,11 @@ def prepare_samples(
 ) -> tuple[Float[Array, "samples columns"], PyTree, Float[Array, ""]]:
     """The sample matrix of a rollout, statistics for the next one, and the explained variance."""
     normalizer, scale = reward_scale(config, state.normalizer, rollout)
-    obs = _normalize(state.normalizer, rollout.obs)
-    final_obs = _normalize(state.normalizer, rollout.final_obs)
-    values = networks.apply_value(state.params["value"], obs, config.network)
-    next_values = networks.apply_value(state.params["value"], final_obs, config.network)
+    obs, privileged = _normalize(state.normalizer, rollout.obs, rollout.privileged_obs)
+    final = _normalize(state.normalizer, rollout.final_obs, rollout.final_privileged_obs)
+    value = state.params["value"]
+    values = networks.apply_value(value, obs, config.network, privileged)
+    next_values = networks.apply_value(value, final[0], config.network, final[1])
     advantages, targets = compute_gae(
         rollout.reward * scale,
         values,
@@ -42,16 +43,14 @@ def prepare_samples(
     if config.normalize_advantages:
         advantages = (advantages - jnp.mean(advantages)) / (jnp.std(advantages) + 1e-8)
     raw_action, log_prob = rollout.extras
-    columns = Minibatch(
-        obs, raw_action, log_prob[..., None], advantages[..., None], targets[..., None]
-    )
-    samples = jnp.concatenate(columns, axis=-1).reshape(config.batch_size, -1)
+    scalars = log_prob[..., None], advantages[..., None], targets[..., None]
+    columns = Minibatch(obs, raw_action, *scalars, privileged)
+    samples = jnp.concatenate([column for column in columns if column is not None], axis=-1)
     if config.normalize_observations:
         # Only now: the updates must see the observations as the policy saw them, or the first ratio
         # is not 1.
-        observed = normalize.update(normalizer["observation"], rollout.obs)
-        normalizer = normalizer | {"observation": observed}
-    return samples, normalizer, variance_explained
+        normalizer = normalizer | _observed(normalizer, rollout)
+    return samples.reshape(config.batch_size, -1), normalizer, variance_explained
 
 
 def reward_scale(
@@ -100,14 +99,36 @@ def shuffle(key: Key[Array, ""], size: int) -> Int[Array, " size"]:
 
 
 def unpack_samples(
-    rows: Float[Array, "batch columns"], observation_size: int, raw_size: int
+    rows: Float[Array, "batch columns"],
+    observation_size: int,
+    raw_size: int,
+    privileged_size: int = 0,
 ) -> Minibatch:
     """Names for the columns of the sample matrix."""
     ends = observation_size, observation_size + raw_size
     obs, raw_action, rest = jnp.split(rows, ends, axis=-1)
-    return Minibatch(obs, raw_action, rest[:, 0], rest[:, 1], rest[:, 2])
+    privileged = rest[:, 3:] if privileged_size else None
+    return Minibatch(obs, raw_action, rest[:, 0], rest[:, 1], rest[:, 2], privileged)
 
 
-def _normalize(normalizer: PyTree, obs: Array) -> Array:
-    statistics = normalizer["observation"]
-    return networks.normalize_obs(obs, statistics.mean, normalize.standard_deviation(statistics))
+def _normalize(
+    normalizer: PyTree, obs: Array, privileged: Array | None
+) -> tuple[Array, Array | None]:
+    """Observation and privileged observation, each by its own statistics."""
+
+    def normalized(values: Array, statistics: normalize.RunningStatistics) -> Array:
+        std = normalize.standard_deviation(statistics)
+        return networks.normalize_obs(values, statistics.mean, std)
+
+    obs = normalized(obs, normalizer["observation"])
+    if privileged is None:
+        return obs, None
+    return obs, normalized(privileged, normalizer["privileged"])
+
+
+def _observed(normalizer: PyTree, rollout: Rollout) -> dict[str, normalize.RunningStatistics]:
+    """Statistics that have taken in what a rollout saw."""
+    seen = {"observation": rollout.obs}
+    if rollout.privileged_obs is not None:
+        seen["privileged"] = rollout.privileged_obs
+    return {name: normalize.update(normalizer[name], values) for name, values in seen.items()}

@@ -47,6 +47,10 @@ def make_ppo(
     ``progress`` (of the run, 0 to 1) and ``action_size`` (1 for choices), and with ``policy``,
     which says what actions depend on.
 
+    Where the environment has a privileged observation, the value network reads it beside the
+    observation; the policy never does (asymmetric actor-critic, Pinto et al. 2017, arXiv
+    1710.06542).
+
     Args:
       env: environment with time limit.
       config: settings.
@@ -69,7 +73,8 @@ def make_ppo(
     """
     sizes = env.env.observation_size, env.env.action_size
     slot = optax.with_extra_args_support(optimizer)
-    setup = Setup(sizes, False, config, slot, telemetry, mesh)
+    privileged = env.privileged_observation_size
+    setup = Setup(sizes, False, config, slot, telemetry, mesh, privileged_size=privileged)
     _check_divides(config, mesh)
     fresh = _restarts(env, config)
 

@@ -87,6 +87,24 @@ class Reserved(Sound):
         return super().reset(key).replace(info={"steps": jnp.zeros(())})
 
 
+@dataclasses.dataclass(frozen=True)
+class Critic(Sound):
+    """Shows the critic what it is told to, and says so."""
+
+    privileged_observation_size: int = 2
+    shown: object = dataclasses.field(default_factory=lambda: np.zeros(2, np.float32))
+
+    def reset(self, key):
+        return self._show(super().reset(key))
+
+    def step(self, state, action):
+        return self._show(super().step(state, action))
+
+    def _show(self, state):
+        info = {} if self.shown is None else {"privileged_obs": jnp.asarray(self.shown)}
+        return state.replace(info=info)
+
+
 class NewInfo(Sound):
     def step(self, state, action):
         return super().step(state, action).replace(info={"late": jnp.zeros(())})
@@ -233,6 +251,7 @@ OWN = [name for name in list_envs() if name.startswith(("control:", "probe:"))]
 def test_check_sound_environment_passes():
     check(Sound())
     assert problems(Sound()) == []
+    assert problems(Critic()) == problems(Critic(privileged_observation_size=0, shown=None)) == []
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -256,6 +275,26 @@ def test_check_own_environments_pass(name):
         (PythonReward(), "reward after step is a float, not a JAX array"),
         (BoolDone(), "done after step has dtype bool; it must be float32"),
         (Reserved(), r"info\['steps'\] is reserved for the episode wrapper"),
+        (
+            Critic(privileged_observation_size=-1),
+            "privileged_observation_size is -1; it must be a Python int of at least 0",
+        ),
+        (
+            Critic(privileged_observation_size=3),
+            r"info\['privileged_obs'\] after reset has shape \(2,\); it must be \(3,\)",
+        ),
+        (
+            Critic(shown=np.zeros(2, np.int32)),
+            r"info\['privileged_obs'\] after reset has dtype int32; it must be float32",
+        ),
+        (
+            Critic(shown=None),
+            r"info\['privileged_obs'\] is missing after reset, but privileged_.*_size is 2\.",
+        ),
+        (
+            Critic(privileged_observation_size=0),
+            r"info\['privileged_obs'\] is there after reset, but privileged_.*_size is 0\.",
+        ),
         (NewInfo(), r"info\['late'\] appears only after step"),
         (LostMetric(), r"metrics\['x_position'\] is there after reset but missing after step"),
         (Integer(), r"dtype of physics\['position'\] changes from float32 .* to int32"),
@@ -296,4 +335,7 @@ def test_problems_without_steps_is_refused():
 
 
 def test_reserved_names_are_those_of_the_wrapper():
-    assert set(EpisodeWrapper(Sound()).reset(jax.random.key(0)).info) == RESERVED
+    info = EpisodeWrapper(Critic()).reset(jax.random.key(0)).info
+    assert set(info) == RESERVED | {"privileged_obs"}
+    plain = EpisodeWrapper(Sound()).reset(jax.random.key(0)).info
+    assert set(plain) == RESERVED - {"final_privileged_obs"}

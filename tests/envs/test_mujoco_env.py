@@ -266,6 +266,28 @@ def test_randomized_robot_keeps_its_mass_until_the_episode_restarts(robot):
     assert len(np.unique(found.round(4))) == 8
 
 
+def test_critic_of_a_task_sees_what_the_policy_does_not_such_as_the_mass_drawn(robot):
+    critic = """
+    def privileged_observation(self, data, model):
+        return jnp.stack([model.body_mass[1], data.qpos[0]])
+"""
+    env = envs.make(robot(PUSH + RANDOM_MASS + critic))
+    assert (env.observation_size, env.privileged_observation_size) == (2, 2)
+    wrapped = EpisodeWrapper(env, 1)
+
+    def play(keys):
+        first, restart = (wrapped.reset(key) for key in keys)
+        return first, restart, wrapped.step(first, jnp.ones(1), restart)
+
+    first, restart, after = jax.jit(play)(jax.random.split(jax.random.key(0)))
+    masses = [float(state.info[randomization.INFO][".body_mass"][1]) for state in (first, restart)]
+    np.testing.assert_allclose(first.info["privileged_obs"], [masses[0], 0.5])
+    np.testing.assert_allclose(after.info["privileged_obs"], [masses[1], 0.5])
+    assert masses[0] != masses[1]
+    final = np.asarray(after.info["final_privileged_obs"])
+    assert final[0] == np.float32(masses[0]) and final[1] == after.info["final_obs"][0] > 0.5
+
+
 def double_mass(key, model):
     return model.replace(body_mass=2.0 * model.body_mass)
 
@@ -373,6 +395,10 @@ TASK_MISTAKES = {
     "matrix observation": (
         PUSH + "    def observation(self, data):\n        return data.xpos",
         r"observation of Push .* has shape \(2, 3\), but it must have one axis",
+    ),
+    "privileged matrix": (
+        PUSH + "    def privileged_observation(self, data, model):\n        return data.xpos",
+        r"privileged_observation of Push .* has shape \(2, 3\), but it must have one axis",
     ),
     "other action size": (
         PUSH + "    action_size = 2",

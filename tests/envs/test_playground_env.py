@@ -77,12 +77,28 @@ def walker() -> PlaygroundEnv:
     return PlaygroundEnv("test:walker", 2, 1, 20, 0.02, Walker(), privileged_observation_size=3)
 
 
-def test_adapter_dict_observation_shows_state_to_the_policy_and_keeps_the_rest(walker):
+def test_adapter_dict_observation_shows_state_to_the_policy_and_privileged_state_to_the_critic():
+    names = ("state", "privileged_state", "height_scan")
+    walker = PlaygroundEnv("test:walker", 2, 1, 20, 0.02, Walker(names), 3)
     check(walker)
     state = walker.step(walker.reset(jax.random.key(0)), jnp.ones(1))
     assert state.obs.shape == (2,)
-    assert walker.privileged_obs(state).shape == (3,)
-    assert float(walker.privileged_obs(state)[0]) == float(state.obs[0])
+    assert state.info["privileged_obs"].shape == (3,)
+    assert float(state.info["privileged_obs"][0]) == float(state.obs[0])
+    assert set(state.info["other_obs"]) == {"height_scan"}
+
+
+def test_privileged_reading_that_is_not_finite_ends_the_episode(walker):
+    def poisoned(data):
+        return {"state": jnp.ones(2), "privileged_state": jnp.full(3, 1.0 / (2.0 - data.qpos[0]))}
+
+    start = walker.reset(jax.random.key(0))
+    walker.playground_env._observe = poisoned
+    speed = 2.0 - start.physics.qpos - 0.5  # the step adds half of the action to it
+    physics = Data(start.physics.qpos, speed)
+    after = walker.step(start.replace(physics=physics), jnp.ones(1))
+    assert (float(after.done), float(after.metrics["diverged"])) == (1.0, 1.0)
+    np.testing.assert_array_equal(after.info["privileged_obs"], start.info["privileged_obs"])
 
 
 def test_adapter_step_leaves_its_input_alone_and_passes_no_done_on(walker):

@@ -21,13 +21,13 @@ def _episode(probe, key, action):
     state = probe.reset(key)
     observations, rewards = [], []
     while not state.done and len(rewards) < 50:
-        observations.append(float(state.obs[0]))
+        observations.append(float(state.info.get("privileged_obs", state.obs)[0]))
         state = probe.step(state, jnp.full((1,), action))
         rewards.append(float(state.reward))
     return observations, rewards
 
 
-def test_make_knows_the_six_probes():
+def test_make_knows_the_seven_probes():
     assert set(TASKS) == {
         "value",
         "observation",
@@ -35,10 +35,11 @@ def test_make_knows_the_six_probes():
         "action",
         "observation-action",
         "truncation",
+        "privileged",
     }
 
 
-@pytest.mark.parametrize("task", ["value", "observation", "discount"])
+@pytest.mark.parametrize("task", ["value", "observation", "discount", "privileged"])
 def test_value_answer_equals_discounted_return(task):
     probe = make(task)
     assert probe.asks == "value"
@@ -96,6 +97,13 @@ def test_terminating_probes_never_reach_their_time_limit(task):
     probe = make(task)
     _, rewards = _episode(probe, jax.random.key(0), action=0.0)
     assert len(rewards) == probe.horizon < probe.episode_length
+
+
+def test_privileged_probe_shows_its_policy_nothing():
+    probe = make("privileged")
+    starts = [probe.reset(jax.random.key(seed)) for seed in range(8)]
+    assert {float(state.obs[0]) for state in starts} == {0.0}
+    assert {float(state.info["privileged_obs"][0]) for state in starts} == {-1.0, 1.0}
 
 
 def test_make_unknown_option_is_refused():

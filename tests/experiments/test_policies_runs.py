@@ -134,6 +134,8 @@ def test_fingerprint_tells_another_trainer(monkeypatch: pytest.MonkeyPatch) -> N
     from robotics.ppo import samples
 
     before = runs.fingerprint()
+    # What it has been since results are recorded: another one makes all of them another trainer's.
+    assert before == pytest.approx((-0.001665, 0.1596, 0.5878, 22.19), rel=5e-3)
     gae = samples.compute_gae
     monkeypatch.setattr(samples, "compute_gae", lambda *a: gae(*a[:-1], 0.9 * a[-1]))
     assert runs.fingerprint.__wrapped__() != before

@@ -31,7 +31,28 @@ class CountingEnv:
         return State(obs, obs, zero, zero, {"x_position": obs[0]}, {})
 
     def step(self, state: State, action: jax.Array) -> State:
-        obs = state.obs + jnp.array([0.0, 1.0])
+        obs = state.physics + jnp.array([0.0, 1.0])
         done = (obs[1] == self.horizon).astype(jnp.float32)
         metrics = {"x_position": state.metrics["x_position"] + action[0]}
         return State(obs, obs, obs[1], done, metrics, {})
+
+
+@dataclasses.dataclass(frozen=True)
+class HiddenCountingEnv(CountingEnv):
+    """The same, but ``[start, steps]`` is shown to the critic alone; the policy sees a zero.
+
+    With ``privileged_observation_size`` 0 nobody sees it.
+    """
+
+    observation_size: int = 1
+    privileged_observation_size: int = 2
+
+    def reset(self, key: jax.Array) -> State:
+        return self._hide(super().reset(key))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        return self._hide(super().step(state, action))
+
+    def _hide(self, state: State) -> State:
+        info = {"privileged_obs": state.obs} if self.privileged_observation_size else {}
+        return state.replace(obs=jnp.zeros(1), info=info)

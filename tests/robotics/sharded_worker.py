@@ -28,6 +28,7 @@ from robotics.progress import Progress
 from robotics.recovery import Recovery
 from robotics.rollout import reset
 from tests.robotics.broken_env import Break, BrokenEnv
+from tests.robotics.counting_env import HiddenCountingEnv
 
 _NETWORK = {"policy_hidden": (8,), "value_hidden": (8,)}
 _ENV = EpisodeWrapper(make("control:pendulum"), episode_length=9)
@@ -46,10 +47,10 @@ def _make(algo, mesh, env=_ENV, **changes):
     return make_es(env, config, optax.adam(1e-2), None, mesh)
 
 
-def _train(algo, num_devices):
+def _train(algo, num_devices, env=_ENV):
     """Numbers after one chunk, and how many parts the environments lie in."""
     mesh = sharding.make_mesh(num_devices)
-    algorithm = _make(algo, mesh)
+    algorithm = _make(algo, mesh, env)
     keys = sharding.put(mesh, jax.vmap(jax.random.key)(jnp.arange(2, dtype=jnp.uint32)))
     outputs = None
     if mesh is not None:
@@ -133,7 +134,9 @@ def _trained():
         _refusal("es", population_size=24),
     ]
     trained = {algo: {n: _train(algo, n) for n in (1, 8)} for algo in ("ppo", "es")}
-    return trained | {"refusals": refusals}
+    hidden = EpisodeWrapper(HiddenCountingEnv(), episode_length=9)
+    critic = {n: _train("ppo", n, hidden) for n in (1, 8)}
+    return trained | {"refusals": refusals, "critic": critic}
 
 
 def _recovered():

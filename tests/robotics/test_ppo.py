@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import subprocess
 import sys
 
@@ -15,8 +16,9 @@ from robotics.algorithm import count_env_steps
 from robotics.networks import NetworkConfig
 from robotics.ppo import PPOConfig, losses, make_ppo, presets
 from robotics.ppo.metrics import episode_metrics
-from robotics.ppo.samples import reward_scale, shuffle
-from robotics.rollout import Rollout
+from robotics.ppo.samples import prepare_samples, reward_scale, shuffle, unpack_samples
+from robotics.rollout import Rollout, collect, reset
+from tests.robotics.counting_env import HiddenCountingEnv
 from tests.robotics.optimizers_under_test import PPO_FACTORIES
 
 _SMALL = NetworkConfig(policy_hidden=(16,), value_hidden=(16,))
@@ -61,8 +63,9 @@ def _leaves(state):
 
 
 _PROBES = ("value", "observation", "discount", "action", "observation-action", "truncation")
+_PROBES += ("privileged",)
 # With the learned optimizer, twice the compilation; what these ask of it the other asks as well.
-_ASKED_LATER = ("value", "observation", "discount", "action", "truncation")
+_ASKED_LATER = ("value", "observation", "discount", "action", "truncation", "privileged")
 
 
 def _pair(task, name):
@@ -90,7 +93,10 @@ def test_ppo_solves_the_probe(task, factory):
     state, _ = _train(algorithm, jax.random.key(0))
     obs = jnp.asarray(probe.observations)[:, None]
     if probe.asks == "value":
-        actual = networks.apply_value(state.params["value"], obs, config.network)
+        seen = (obs, config.network)
+        if probe.privileged_observation_size:
+            seen = (jnp.zeros_like(obs), config.network, obs)
+        actual = networks.apply_value(state.params["value"], *seen)
     else:
         params = algorithm.inference_params(state)
         actual = algorithm.policy.act(params, obs, jax.random.key(1), True)[:, 0]
@@ -159,6 +165,74 @@ def test_loss_is_the_clipped_objective_by_hand():
     np.testing.assert_allclose(
         loss, scalars["policy_loss"] + 2.0 - 0.1 * scalars["entropy"], rtol=1e-5
     )
+
+
+@pytest.mark.parametrize(("size", "low", "high"), [(1, 0.95, 1.0), (0, -0.2, 0.2)])
+def test_value_that_only_the_critic_can_know_is_explained_if_it_is_shown(size, low, high):
+    # Without the declaration the probe is the same and its critic as blind as the policy.
+    probe = dataclasses.replace(make("probe:privileged"), privileged_observation_size=size)
+    config = _config(num_timesteps=200 * 128, num_updates_per_batch=4)
+    state, rows = _train(
+        make_ppo(EpisodeWrapper(probe), config, optax.adam(3e-3)), jax.random.key(0)
+    )
+    assert low <= float(rows[-1]["training/explained_variance"]) <= high
+    assert ("privileged" in state.normalizer) == (size == 1)
+
+
+def _hidden(horizon=0, size=2, **changes):
+    """PPO in an environment whose critic alone knows the time, 12 steps of it, and its samples."""
+    config = _config(num_envs=4, unroll_length=12, normalize_advantages=False, **changes)
+    limit = 4 if horizon == 0 else 100
+    env = EpisodeWrapper(HiddenCountingEnv(horizon, limit, privileged_observation_size=size))
+    algorithm = make_ppo(env, config, optax.adam(1e-3))
+    state = algorithm.init(jax.random.key(0))
+    if size:
+        # The value is the number of steps: no other entry of (observation, start, steps) counts.
+        kernel = jnp.array([[0.0], [0.0], [1.0]])
+        state.params["value"] = {"mlp": {"layer_0": {"bias": jnp.zeros(1), "kernel": kernel}}}
+    zeros = jnp.zeros((12, 4, 1))
+    restarts = reset(env, jax.random.key(1), 4)
+    act = lambda obs, noise: (noise, (noise, noise[:, 0]))  # noqa: E731
+    _, rollout = jax.jit(lambda s: collect(env, act, s, restarts, zeros))(state.env_state)
+    samples, normalizer, _ = prepare_samples(config, state, rollout)
+    return algorithm, state, rollout, samples, normalizer
+
+
+@pytest.mark.parametrize("horizon", [0, 4])
+def test_truncated_episode_bootstraps_from_its_last_privileged_observation(horizon):
+    network = NetworkConfig(policy_hidden=(), value_hidden=())
+    fields = {"discount": 0.5, "gae_lambda": 0.0, "normalize_observations": False}
+    *_, samples, _ = _hidden(horizon, network=network, **fields)
+    minibatch = unpack_samples(samples, 1, 1, 2)
+    target = np.asarray(minibatch.target).reshape(12, 4)
+    # Reward and value of what step t leads to are both t; only a termination is worth nothing.
+    steps = np.tile([1.0, 2.0, 3.0, 4.0], 3)
+    expected = steps + 0.5 * steps * ((steps < 4) | (horizon == 0))
+    np.testing.assert_allclose(target, np.tile(expected[:, None], 4), rtol=1e-6)
+    np.testing.assert_array_equal(minibatch.privileged[:, 1].reshape(12, 4)[:, 0], steps - 1)
+
+
+def test_privileged_observation_is_normalized_by_its_own_statistics():
+    network = NetworkConfig(policy_hidden=(), value_hidden=())
+    *_, rollout, _, normalizer = _hidden(network=network)
+    seen = np.asarray(rollout.privileged_obs).reshape(-1, 2)
+    statistics = normalizer["privileged"]
+    np.testing.assert_allclose(statistics.mean, seen.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(statistics.variance, seen.var(0), rtol=1e-4)
+    assert normalizer["observation"].mean.shape == (1,)
+
+
+def test_policy_is_the_same_whatever_the_critic_sees():
+    shown, state, *_ = _hidden()
+    alone, plain, rollout, samples, normalizer = _hidden(size=0)
+    assert shown.policy.spec == alone.policy.spec and shown.policy.spec["observation_size"] == 1
+    both = (shown.inference_params(state), alone.inference_params(plain))
+    for one, other in zip(*map(jax.tree.leaves, both), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Nothing privileged, nothing changed: networks, statistics, samples, state of environments.
+    assert plain.params["value"]["mlp"]["layer_0"]["kernel"].shape == (1, 16)
+    assert set(normalizer) == {"observation"} and samples.shape == (48, 1 + 1 + 3)
+    assert rollout.privileged_obs is None and "final_privileged_obs" not in plain.env_state.info
 
 
 def test_explained_variance_of_known_cases():

@@ -6,7 +6,7 @@ import pytest
 
 from envs.api import EpisodeWrapper
 from robotics.rollout import collect, reset
-from tests.robotics.counting_env import CountingEnv
+from tests.robotics.counting_env import CountingEnv, HiddenCountingEnv
 
 
 def _act(obs, noise):
@@ -36,6 +36,17 @@ def test_rollout_keeps_termination_truncation_and_final_observation_apart(termin
     np.testing.assert_array_equal(rollout.episode_return[3::4], 1 + 2 + 3 + 4)
     np.testing.assert_array_equal(rollout.episode_steps[3::4], 4)
     np.testing.assert_array_equal(rollout.extras, noise)
+
+
+@pytest.mark.parametrize("terminates", [True, False])
+def test_rollout_keeps_the_privileged_observation_before_a_restart(terminates):
+    fields = {"horizon": 4 if terminates else 0, "episode_length": 4 + terminates}
+    *_, seen = _collect(EpisodeWrapper(CountingEnv(**fields)))
+    *_, after, rollout = _collect(EpisodeWrapper(HiddenCountingEnv(**fields)))
+    np.testing.assert_array_equal(rollout.privileged_obs, seen.obs)
+    np.testing.assert_array_equal(rollout.final_privileged_obs, seen.final_obs)
+    assert not rollout.obs.any() and after.info["privileged_obs"].shape == (3, 2)
+    assert seen.privileged_obs is None and seen.final_privileged_obs is None
 
 
 def test_restarts_come_from_the_pool_and_differ_between_environments_and_times():

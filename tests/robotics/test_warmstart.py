@@ -23,6 +23,7 @@ from robotics.networks import NetworkConfig
 from robotics.ppo import PPOConfig, make_ppo
 from robotics.run import RunConfig, train
 from tests.robotics import test_run
+from tests.robotics.counting_env import HiddenCountingEnv
 from tests.robotics.fake import make_fake
 
 ENV = EpisodeWrapper(envs.make("probe:observation-action"))
@@ -35,9 +36,9 @@ def _config(hidden: int = 4, **changes: Any) -> PPOConfig:
     return PPOConfig(**fields | changes)
 
 
-def _template(config: PPOConfig) -> Any:
-    key = jax.eval_shape(jax.random.key, 0)
-    return jax.eval_shape(make_ppo(ENV, config, optax.adam(1e-3)).init, key)
+def _template(config: PPOConfig, env: Any = None) -> Any:
+    key, env = jax.eval_shape(jax.random.key, 0), ENV if env is None else EpisodeWrapper(env)
+    return jax.eval_shape(make_ppo(env, config, optax.adam(1e-3)).init, key)
 
 
 def _filled(template: Any, seeds: int, value: float) -> Any:
@@ -70,8 +71,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> warmstart.Source:
     return warmstart.read_source(_write(folder, state, [1.0, 2.0, 3.0]))
 
 
-def _transfer(source: warmstart.Source, config: PPOConfig, parts: Any = warmstart.PARTS) -> Any:
-    template = _template(config)
+def _transfer(
+    source: warmstart.Source, config: PPOConfig, parts: Any = warmstart.PARTS, env: Any = None
+) -> Any:
+    template = _template(config, env)
     plan = warmstart.make_plan(source, template, parts, config.num_timesteps)
     fresh = jax.tree.map(lambda leaf: leaf[0], _filled(template, 1, 7.0))
     return plan, warmstart.transfer(fresh, plan.leaves)
@@ -150,6 +153,18 @@ def test_values_of_other_rewards_are_left_alone(source: warmstart.Source) -> Non
     plan, state = _transfer(source, _config(normalize_rewards=False))
     assert _values(state.params["value"]) == {7.0} and "value" not in plan.taken
     assert "rewards are normalized in one of the runs only" in plan.lines["value"]
+
+
+def test_value_network_comes_with_the_privileged_observation_it_reads(tmp_path: Path) -> None:
+    shown, other = (HiddenCountingEnv(privileged_observation_size=n) for n in (2, 0))
+    state = _filled(_template(_config(), shown), 1, 500.0)
+    source = warmstart.read_source(_write(tmp_path / "run", state, [1.0]))
+    plan, state = _transfer(source, _config(), env=shown)
+    taken = (state.params, state.normalizer["privileged"], state.normalizer["observation"])
+    assert _values(taken) == {500.0} and "value" in plan.taken
+    plan, state = _transfer(source, _config(), env=other)
+    assert _values(state.params["policy"]) == {500.0} and _values(state.params["value"]) == {7.0}
+    assert plan.lines["value"] == "begins anew, it reads another privileged observation"
 
 
 def test_warm_start_of_the_optimizer_gets_the_new_parameters(source: warmstart.Source) -> None:

@@ -65,7 +65,9 @@ def _compile_s(course: Course, optimizer: optax.GradientTransformation) -> float
 
 def _setup(course: Course, optimizer: optax.GradientTransformation) -> Setup:
     sizes = course.inner.observation_size, course.inner.action_size
-    return Setup(sizes, False, course.config, optax.with_extra_args_support(optimizer), None)
+    slot = optax.with_extra_args_support(optimizer)
+    privileged = course.wrapped.privileged_observation_size
+    return Setup(sizes, False, course.config, slot, None, privileged_size=privileged)
 
 
 def _programs(
