@@ -112,22 +112,23 @@ def test_withheld_extras_do_not_reach_the_optimizer() -> None:
 
 
 def test_a_cell_scales_rewards_before_they_are_normalized_and_halves_gradients() -> None:
-    seen: list[Any] = []
+    seen: list[float] = []
 
     def update(grads: Any, state: Any, params: Any = None, **extras: Any) -> Any:
-        seen.append(jax.tree.leaves(grads)[0].dtype)
-        return jax.tree.map(jnp.zeros_like, params), state
+        error = [jnp.sum(jnp.abs(g - g.astype(jnp.bfloat16))) for g in jax.tree.leaves(grads)]
+        return jax.tree.map(jnp.zeros_like, params), state + sum(error)
 
-    spy = optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+    spy = optax.GradientTransformationExtraArgs(lambda _: jnp.zeros(()), update)
     cell = make_cell("probe:value", "ppo", 1, **TINY)
     found = {}
     for one in (cell, cell._replace(reward_factor=1e3), cell._replace(halved=True)):
         algorithm = one.algorithm(one.env(), spy)
-        _, metrics = jax.jit(algorithm.epoch)(algorithm.init(jax.random.key(0)))
+        state, metrics = jax.jit(algorithm.epoch)(algorithm.init(jax.random.key(0)))
+        seen.append(float(state.opt_state))
         found[one.reward_factor, one.halved] = float(metrics["episode/sum_reward"])
     assert found[1e3, False] == pytest.approx(1e3 * found[1.0, False])
     assert found[1.0, True] == found[1.0, False] != 0.0
-    assert seen[0] == jnp.float32 and seen[-1] == jnp.bfloat16
+    assert seen[0] > 0.0 and seen[-1] == 0.0
 
 
 def test_fingerprint_tells_another_trainer(monkeypatch: pytest.MonkeyPatch) -> None:

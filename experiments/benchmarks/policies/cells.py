@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -71,7 +72,7 @@ class Cell(NamedTuple):
       withheld: whether the optimizer is told nothing but gradients and parameters.
       reward_factor: of the rewards that training sees, before any normalization; evaluations see
         the environment's own.
-      halved: whether the optimizer is given gradients in bfloat16.
+      halved: whether the optimizer is given gradients rounded to bfloat16.
     """
 
     env_name: str
@@ -158,11 +159,14 @@ class _ScaledRewards:
 def _with_half_gradients(
     optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimizer on gradients in bfloat16; parameters stay as they are."""
+    """The optimizer on gradients with the precision of bfloat16; parameters stay as they are.
+
+    They are float32 again, because optax's clipping takes no other dtype beside a traced bound.
+    """
     inner = optax.with_extra_args_support(optimizer)
 
     def update(updates: Any, state: Any, params: Any = None, **extras: Any) -> Any:
-        halved = optax.tree.cast(updates, jnp.bfloat16)
+        halved = jax.tree.map(lambda g: g.astype(jnp.bfloat16).astype(g.dtype), updates)
         return inner.update(halved, state, params, **extras)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
