@@ -24,7 +24,7 @@ WORKERS ?= 2
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 RUN_EXTRAS := robotics,supervised
-TEST_EXTRAS := $(RUN_EXTRAS),test
+TEST_EXTRAS := $(RUN_EXTRAS),export,evo,test
 LINT_EXTRAS := $(TEST_EXTRAS),lint
 
 # The first interpreter that runs and is new enough. `command -v` alone would also find the
