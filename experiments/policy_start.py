@@ -52,6 +52,7 @@ class Numbers(NamedTuple):
         the largest change.
       nesterov: weight of the fresh gradient in the value network's direction.
       largest: gain of the policy's step that is not exceeded, as a logarithm.
+      lost: gain below which it also follows divergences that are next to nothing.
     """
 
     policy: float = 0.0
@@ -65,6 +66,7 @@ class Numbers(NamedTuple):
     slope: float = 2.0
     nesterov: float = 0.25
     largest: float = 2.3
+    lost: float = -4.0
 
 
 _ONE, _ROLE, _PROGRESS, _EPOCH, _GAIN, _HIDDEN = range(6)
@@ -112,7 +114,10 @@ def _hidden_units(ffn: Any, scale: float, numbers: Numbers) -> tuple[Any, dict[s
         "annealed_policy": ({_PROGRESS: -1.0, _ROLE: _GATE}, -_GATE),
         "later_value": ({_EPOCH: 1.0, _ROLE: -_GATE}, -_GATE),
         "above_largest": ({_GAIN: 1.0}, -numbers.largest / 7.0),
-        "under_way": ({_EPOCH: 1.0, _ROLE: _GATE, _ONE: -_GATE / _CONSTANT}, 0.0),
+        "lost": (
+            {_GAIN: -1.0, _ROLE: _GATE, _ONE: (numbers.lost / 7.0 - _GATE) / _CONSTANT},
+            0.0,
+        ),
     }
     weights, bias, out = ffn["in"], ffn["bias"], ffn["out"]
     for unit, (sources, threshold) in enumerate(units.values()):
@@ -155,10 +160,10 @@ def _feedback(heads: Any, skip: Any, hidden: dict[str, int], n: Numbers) -> tupl
     skip = skip.at[entries, 5].set(5.0 * n.slope * n.actions)
     heads = heads.at[hidden["above_largest"], 5].set(-200.0)
     # Only policies, and not on the first update from a rollout: there the divergence is 0, which
-    # is read as -1 and says nothing. Where ``epoch`` tells that it is over, any divergence counts:
-    # many updates from one rollout end with tiny steps, and the next one has to begin with them.
-    # Otherwise the pace is one half at a divergence of 1e-4.
+    # is read as -1 and says nothing: the pace is one half at a divergence of 1e-4. But many updates
+    # from one rollout end with tiny steps, and the next one has to begin with them: from below
+    # ``lost`` any divergence counts, or the policy would stand still for the rest of the run.
     heads = heads.at[_ONE, 6].set(-20.0)
-    heads = heads.at[hidden["under_way"], 6].set(1e4)
+    heads = heads.at[hidden["lost"], 6].set(1e4)
     skip = skip.at[told, 6].set(300.0)
     return heads, skip.at[logarithm, 6].set(150.0).at[size, 6].set(-150.0)

@@ -201,7 +201,7 @@ class DivergesAtExtremes(Sound):
 class NumpyNoise(Sound):
     def reset(self, key):
         start = super().reset(key)
-        return start.replace(obs=start.obs + np.float32(np.random.default_rng().uniform()))
+        return start.replace(obs=start.obs + np.float32(1e4 * np.random.default_rng().uniform()))
 
 
 class HostNoise(Sound):

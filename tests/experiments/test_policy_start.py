@@ -72,16 +72,18 @@ def test_policy_follows_the_divergence_and_the_value_network_does_not(
     assert changes[0.0] == pytest.approx([0.0, 0.0], abs=0.005)
 
 
-def test_any_divergence_counts_once_the_first_update_from_a_rollout_is_over(
-    optimizer: Any, step: Any
-) -> None:
+def test_any_divergence_counts_once_the_step_is_lost(optimizer: Any, step: Any) -> None:
     state = optimizer.init(PARAMS)
-    for epoch in (1 / 320, 0.5):
-        assert _gains(step(state, kl=0.0, epoch=epoch)[1])[0] > 0.9 * MAX_GAIN_CHANGE
     # Hosts that make one update from a rollout have a divergence of 0 for ever.
     for _ in range(200):
-        state = step(state, kl=0.0, epoch=0.0)[1]
+        state = step(state, kl=0.0)[1]
     assert _gains(state) == pytest.approx([0.0, 0.0], abs=0.001)
+    gains = []
+    for kl in [0.3] * 20 + [0.0] * 20:
+        state = step(state, kl=kl)[1]
+        gains.append(_gains(state)[0])
+    assert gains[19] < NUMBERS.lost - 2.0
+    assert gains[-1] == pytest.approx(NUMBERS.lost, abs=MAX_GAIN_CHANGE)
 
 
 @pytest.mark.parametrize("updates", [4, 16, 128])
@@ -89,6 +91,7 @@ def test_divergence_of_a_rollout_is_held_however_many_updates_are_made_from_it(
     optimizer: Any, step: Any, updates: int
 ) -> None:
     state, curvature = optimizer.init(PARAMS), 400.0
+    ends = []
     for _ in range(12):
         moved = divergence = 0.0
         for index in range(updates):
@@ -96,9 +99,11 @@ def test_divergence_of_a_rollout_is_held_however_many_updates_are_made_from_it(
             extras = {"kl": divergence, "epoch": index / updates, "progress": 0.0}
             steps, state = step(state, **extras)
             moved += float(steps["policy"])
+        ends.append(divergence)
     # A steady gradient: the target is e times that of the numbers. It is met on average over the
-    # logarithms of a rollout, at whose end the divergence is larger.
-    assert 0.3 < divergence / (np.e * NUMBERS.target) < 6.0
+    # logarithms of a rollout, at whose end the divergence is larger; large and small rollouts may
+    # take turns.
+    assert 0.3 < np.mean(ends[-6:]) / (np.e * NUMBERS.target) < 6.0
 
 
 def _equilibrium(step: Any, state: Any, **extras: float) -> float:
