@@ -121,7 +121,8 @@ def scale_by_relative_adam(
     The moments are kept; only the number of updates in the bias correction begins at 1 again, so
     the first step after a jump of the gradient's size stays bounded. A rollout is new where
     ``epoch``, the share of its updates that are done, falls back, or ``explained_variance``, of
-    which a rollout has one, changes: with a single update only the latter tells. Without both it is Adam.
+    which a rollout has one, changes: with a single update only the latter tells. Without both
+    it is Adam.
 
     Args:
       b1: decay of the first moment, in [0, 1).

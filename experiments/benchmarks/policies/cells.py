@@ -206,8 +206,6 @@ def backend(env_name: str) -> str | None:
 
     The swimmer has ``generalized`` only; other families have nothing to choose.
     """
-    import jax
-
     family, _, task = env_name.partition(":")
     if family != "brax":
         return None
