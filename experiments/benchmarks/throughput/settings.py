@@ -123,7 +123,7 @@ def _small() -> Plan:
     return Plan(
         ppo=hopper(ppo(12, 10, 64, reward_scaling=0.1), target=300.0, seeds=2),
         es=(
-            evolve("brax:hopper", 200, es(30, 64, 200), target=500.0),
+            evolve("brax:hopper", 200, es(30, 64, 200), target=400.0),
             # Nothing ends these episodes early, so everybody simulates the same.
             evolve("brax:reacher", 50, es(5, 128, 50)),
         ),
