@@ -134,16 +134,15 @@ def from_line(line: rivals.Line) -> Rule:
 
 
 def hand_designed(algo: Algo) -> list[Rule]:
-    """Rivals with one setting each: Adam 3e-4, KL-adaptive Adam, and further rules.
+    """Rivals with one setting each: default Adam, KL-adaptive Adam, and further rules.
 
-    Those that follow a policy's KL divergence or its rollouts have no meaning under ES.
+    Evolution strategies have Adam and SGD, which is what they are run with; those that follow a
+    policy's KL divergence or its rollouts have no meaning there.
     """
     rate = optimizers.default_learning_rate("adam", algo)
     assert rate is not None
-    found = [adam("adam", AdamSettings(rate))]
-    names = [*HAND_DESIGNED, "adam-kl"] if algo == "ppo" else [*HAND_DESIGNED]
-    known = [n for n in names if optimizers.default_learning_rate(n, algo) is not None]
-    return found + [named(name, algo) for name in known]
+    names = [*HAND_DESIGNED, "adam-kl"] if algo == "ppo" else ["sgd"]
+    return [adam("adam", AdamSettings(rate)), *(named(name, algo) for name in names)]
 
 
 def judged(weights: str, learned: tuple[str, ...]) -> list[Rule]:

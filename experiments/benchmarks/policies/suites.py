@@ -50,9 +50,9 @@ _SMALL: dict[tuple[Algo, Split], dict[str, int]] = {
     },
     ("ppo", "validation"): {"brax:hopper": 20, "brax:halfcheetah": 10},
     ("ppo", "hold-out"): {"brax:walker2d": 20, "brax:ant": 10, "brax:swimmer": 10},
-    ("es", "meta-train"): {"brax:inverted_pendulum": 2, "control:cartpole-swingup": 4},
+    ("es", "meta-train"): {"brax:inverted_pendulum": 4, "control:cartpole-swingup": 4},
     ("es", "validation"): {"brax:hopper": 4},
-    ("es", "hold-out"): {"brax:walker2d": 4, "brax:swimmer": 2},
+    ("es", "hold-out"): {"brax:walker2d": 4, "brax:swimmer": 4},
 }
 SWEEP = ("brax:hopper", 8)
 """What a sweep varies by default: a run of 409,600 env steps."""
