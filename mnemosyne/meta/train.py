@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outer loop: one jitted step advances inner problems by a truncation, and moves theta."""
+"""The outer loop: a step advances inner problems by a truncation, and moves theta."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
+from mnemosyne import compiling
 from mnemosyne.learned import LearnedOptimizer, Theta
 from mnemosyne.meta import estimators
 from mnemosyne.meta.estimators import EstimatorName, System
@@ -98,7 +100,7 @@ memory of their size makes the steps shrink along; a short one would walk at ran
 def outer_rates(config: MetaTrainConfig, first: int, count: int) -> Float[np.ndarray, " count"]:
     """Rates of ``count`` outer steps from ``first``: a cosine from the peak to a tenth of it.
 
-    They enter the jitted step as data, so that fixing the length of a run late costs no
+    They enter the compiled step as data, so that fixing the length of a run late costs no
     compilation.
     """
     fraction = np.minimum((first + np.arange(count)) / config.outer_steps, 1.0)
@@ -125,17 +127,13 @@ def init(families: Families, theta: Theta, config: MetaTrainConfig) -> OuterStat
       config: of the run.
     """
     key, _, key_workers = jax.random.split(jax.random.key(config.seed), 3)
-    # A copy: the outer step donates its state, and the caller goes on using theta.
-    theta = jax.tree.map(lambda x: jnp.array(x, copy=True), theta)
     keys = jax.random.split(key_workers, len(families))
     workers = tuple(
         _init_workers(system, theta, key_family, config)
         for system, key_family in zip(families.values(), keys, strict=True)
     )
     opt_state = OUTER_ADAM.init(theta)
-    # A copy: one buffer in two places could not be donated.
-    average = jax.tree.map(jnp.copy, theta)
-    return OuterState(theta, average, opt_state, workers, key, jnp.zeros((), jnp.int32))
+    return OuterState(theta, theta, opt_state, workers, key, jnp.zeros((), jnp.int32))
 
 
 def _init_workers(
@@ -149,41 +147,69 @@ def _init_workers(
 
 def make_outer_step(
     families: Families, config: MetaTrainConfig
-) -> Callable[[OuterState, Array], tuple[OuterState, dict[str, Array]]]:
-    """Builds the jittable outer step: (state, rate) -> (state, metrics).
+) -> Callable[[OuterState, jax.typing.ArrayLike], tuple[OuterState, dict[str, Array]]]:
+    """Builds the outer step: (state, rate) -> (state, metrics).
 
-    The loss of a family that an outer step leaves out is nan in its metrics.
+    It is a program a family, which is compiled at the first visit, and one that moves theta: all
+    families in one program can take XLA fifty times as long to compile as one of them. The loss of
+    a family that an outer step leaves out is nan in its metrics.
     """
+    options = compiling.on_processors(compiling.QUICK)
+    visits = [
+        jax.jit(_make_visit(system, config), compiler_options=options)
+        for system in families.values()
+    ]
     num_active = min(config.families_per_step, len(families))
+    draw = jax.jit(functools.partial(_draw, len(families), num_active))
+    move = jax.jit(functools.partial(_move, config.average))
 
-    def outer_step(state: OuterState, rate: Array) -> tuple[OuterState, dict[str, Array]]:
-        key, key_active, key_workers = jax.random.split(state.key, 3)
-        active = jax.random.permutation(key_active, len(families)) < num_active
-        gradients, losses, workers = [], {}, []
-        for index, (name, system) in enumerate(families.items()):
-            moved, gradient, losses[f"meta/loss/{name}"] = jax.lax.cond(
-                active[index],
-                _make_visit(system, config),
-                _skip_visit,
-                state.theta,
-                state.workers[index],
-                jax.random.fold_in(key_workers, index),
-            )
-            workers.append(moved)
-            gradients.append(gradient)
-        gradient = jax.tree.map(lambda *xs: sum(xs) / num_active, *gradients)
-        direction, opt_state = OUTER_ADAM.update(gradient, state.opt_state)
-        theta = jax.tree.map(lambda t, d: t - rate * d, state.theta, direction)
-        # The average forgets its start quickly, then slowly.
-        decay = jnp.minimum(config.average, (1.0 + state.step) / (10.0 + state.step))
-        average = optax.tree.update_moment(theta, state.average, decay, 1)
-        metrics = losses | {
-            "meta/outer_loss": jnp.nanmean(jnp.stack(list(losses.values()))),
-            "meta/outer_grad_norm": optax.tree.norm(gradient),
-        }
-        return OuterState(theta, average, opt_state, tuple(workers), key, state.step + 1), metrics
+    def outer_step(
+        state: OuterState, rate: jax.typing.ArrayLike
+    ) -> tuple[OuterState, dict[str, Array]]:
+        key, active, keys = draw(state.key)
+        workers, gradients = list(state.workers), []
+        losses = {f"meta/loss/{name}": jnp.full((), jnp.nan) for name in families}
+        for index, name in enumerate(families):
+            if active[index]:
+                workers[index], gradient, loss = visits[index](
+                    state.theta, workers[index], keys[index]
+                )
+                losses[f"meta/loss/{name}"] = loss
+                gradients.append(gradient)
+        state = state._replace(workers=tuple(workers), key=key)
+        moved, norm = move(state, rate, gradients)
+        outer_loss = jnp.nanmean(jnp.stack(list(losses.values())))
+        return moved, losses | {"meta/outer_loss": outer_loss, "meta/outer_grad_norm": norm}
 
     return outer_step
+
+
+def _draw(
+    num_families: int, num_active: int, key: Key[Array, ""]
+) -> tuple[Key[Array, ""], Bool[Array, " families"], Key[Array, " families"]]:
+    """The key of the next outer step, the families that this one visits, and a key for each."""
+    key, key_active, key_workers = jax.random.split(key, 3)
+    active = jax.random.permutation(key_active, num_families) < num_active
+    folded = jax.vmap(jax.random.fold_in, (None, 0))(key_workers, jnp.arange(num_families))
+    return key, active, folded
+
+
+def _move(
+    longest: float, state: OuterState, rate: jax.typing.ArrayLike, gradients: list[Theta]
+) -> tuple[OuterState, Float[Array, ""]]:
+    """Moves theta along the mean gradient, its average along; returns the gradient's norm."""
+    gradient = jax.tree.map(lambda *xs: sum(xs) / len(gradients), *gradients)
+    direction, opt_state = OUTER_ADAM.update(gradient, state.opt_state)
+    theta = jax.tree.map(lambda t, d: t - rate * d, state.theta, direction)
+    # The average forgets its start quickly, then slowly.
+    decay = jnp.minimum(longest, (1.0 + state.step) / (10.0 + state.step))
+    moved = state._replace(
+        theta=theta,
+        average=optax.tree.update_moment(theta, state.average, decay, 1),
+        opt_state=opt_state,
+        step=state.step + 1,
+    )
+    return moved, optax.tree.norm(gradient)
 
 
 _Visit = Callable[[Theta, Any, Key[Array, ""]], tuple[Any, Theta, Float[Array, ""]]]
@@ -207,11 +233,3 @@ def _make_visit(system: System, config: MetaTrainConfig) -> _Visit:
         return moved, gradient, jnp.mean(losses)
 
     return visit
-
-
-def _skip_visit(
-    theta: Theta, workers: Any, key: Key[Array, ""]
-) -> tuple[Any, Theta, Float[Array, ""]]:
-    """Leaves a family as it is."""
-    del key
-    return workers, jax.tree.map(jnp.zeros_like, theta), jnp.full((), jnp.nan)

@@ -56,16 +56,14 @@ class Memory:
         return sorted(self.saved)
 
     def save(self, step: int, state: Any, host: Mapping[str, Any]) -> None:
-        # A copy, for the loop donates its state.
-        self.saved[step] = Saved(jax.tree.map(lambda x: jnp.array(x, copy=True), state), host)
+        self.saved[step] = Saved(state, host)
         self.left -= 1
         if not self.left:
             raise KeyboardInterrupt
 
     def restore(self, like: Any) -> Saved:
         del like
-        saved = self.saved[self.steps()[-1]]
-        return saved._replace(state=jax.tree.map(lambda x: jnp.array(x, copy=True), saved.state))
+        return self.saved[self.steps()[-1]]
 
 
 def run(folder: Path, checkpointer: Memory) -> dict[str, Any]:

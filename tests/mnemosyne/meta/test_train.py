@@ -56,7 +56,7 @@ def families(task: ClassifyTask) -> train.Families:
 @pytest.fixture(scope="module")
 def states(families: train.Families) -> list[train.OuterState]:
     """The state before the first outer step and after each of three; the last one made twice."""
-    outer_step = jax.jit(train.make_outer_step(families, CONFIG))
+    outer_step = train.make_outer_step(families, CONFIG)
     states = [train.init(families, problems.untrained(problems.LEAN), CONFIG)]
     for previous in (0, 1, 2, 2):
         states.append(outer_step(states[previous], 1e-3)[0])
@@ -81,7 +81,7 @@ def test_outer_step_works_on_as_many_families_as_asked(task: ClassifyTask) -> No
     twins = {"one": system, "two": system}
     config = dataclasses.replace(CONFIG, families_per_step=1, frozen=())
     state = train.init(twins, SGD.init(jax.random.key(0)), config)
-    moved, metrics = jax.jit(train.make_outer_step(twins, config))(state, 1e-3)
+    moved, metrics = train.make_outer_step(twins, config)(state, 1e-3)
     left_out = [bool(np.isnan(metrics[f"meta/loss/{name}"])) for name in twins]
     assert sorted(left_out) == [False, True]
     assert np.isfinite(metrics["meta/outer_loss"])
