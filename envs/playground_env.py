@@ -81,8 +81,6 @@ class PlaygroundEnv:
 
     def step(self, state: State, action: Float[Array, " action"]) -> State:
         """One environment step; actions in [-1, 1]."""
-        from mujoco_playground import State as PlaygroundState
-
         zero = jnp.zeros((), jnp.float32)
         # Wrappers keep their own entries in ``info``, which are not ours to pass on.
         ours = {name: state.info[name] for name in _OURS if name in state.info}
@@ -92,7 +90,9 @@ class PlaygroundEnv:
         metrics = {name: value for name, value in state.metrics.items() if name not in self._added}
         # Playground writes into the dicts that it is given.
         info = jax.tree.map(lambda leaf: leaf, state.info[_INFO])
-        before = PlaygroundState(state.physics, obs, zero, zero, metrics, info)
+        before = importlib.import_module("mujoco_playground").State(
+            state.physics, obs, zero, zero, metrics, info
+        )
         with _quiet(), self._model(changed):
             stepped = self.playground_env.step(before, action)
         physics = jax.tree.map(_mujoco.cast_like, stepped.data, state.physics)

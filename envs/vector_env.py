@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Array, Bool, Key, UInt32
 
 from envs.api import Env, EpisodeWrapper, HostEnv, State
 
@@ -120,6 +120,23 @@ def _flags(state: State) -> tuple[Bool[np.ndarray, " envs"], Bool[np.ndarray, " 
     return np.asarray(state.info["termination"]) > 0, np.asarray(state.info["truncation"]) > 0
 
 
+def _seeds(
+    seed: int | Sequence[int] | None, num_envs: int, rng: np.random.Generator, name: str
+) -> UInt32[np.ndarray, " envs"]:
+    """One seed an environment.
+
+    Raises:
+      ValueError: for another number of seeds than of environments.
+    """
+    if seed is None:
+        return rng.integers(_NUM_SEEDS, size=num_envs, dtype=np.uint32)
+    if isinstance(seed, int):
+        seed = [seed + i for i in range(num_envs)]
+    if len(seed) != num_envs:
+        raise ValueError(f"{name!r} runs {num_envs} environments and got {len(seed)} seeds.")
+    return np.asarray([one % _NUM_SEEDS for one in seed], np.uint32)
+
+
 @functools.cache
 def _vector_class() -> Any:
     """The class; Gymnasium is imported by its first use."""
@@ -148,7 +165,8 @@ def _vector_class() -> Any:
         ) -> tuple[np.ndarray, dict[str, Any]]:
             super().reset(seed=seed if isinstance(seed, int) else None)
             if seed is not None or self._keys is None:
-                self._keys = self._programs.seed(self._seeds(seed))
+                seeds = _seeds(seed, self.num_envs, self.np_random, self.env.name)
+                self._keys = self._programs.seed(seeds)
             self._state, self._keys = self._programs.start(self._keys)
             return np.array(self._state.obs), {}
 
@@ -176,19 +194,6 @@ def _vector_class() -> Any:
                 final[i] = np.array(self._state.info["final_obs"][i])
             self._state, self._keys = self._programs.restart(self._state, self._keys, done)
             return {"final_obs": final, "_final_obs": done}
-
-        def _seeds(self, seed: Any) -> np.ndarray:
-            """One seed an environment."""
-            if seed is None:
-                return self.np_random.integers(_NUM_SEEDS, size=self.num_envs, dtype=np.uint32)
-            if isinstance(seed, int):
-                seed = [seed + i for i in range(self.num_envs)]
-            if len(seed) != self.num_envs:
-                raise ValueError(
-                    f"{self.env.name!r} runs {self.num_envs} environments and got {len(seed)} "
-                    "seeds."
-                )
-            return np.asarray([one % _NUM_SEEDS for one in seed], np.uint32)
 
     return JaxVectorEnv
 

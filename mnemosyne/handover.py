@@ -68,10 +68,7 @@ def hand_over(
       ValueError: for a share outside [0, 1], a mode without moments, and, from ``update``, where
         neither ``progress`` nor ``total_steps`` is known.
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"the share of the run before the hand-over is {share}, not in [0, 1].")
-    if config.mode != "plus":
-        raise ValueError(f"the mode {config.mode!r} of Mnemosyne has no moments to hand over.")
+    _check(share, config)
     ours = optax.with_extra_args_support(ours)
     adam = optax.with_extra_args_support(optax.adam(learning_rate, *betas))
 
@@ -101,8 +98,8 @@ def hand_over(
 
         def step_adam() -> tuple[optax.Updates, Any, Any]:
             moved, new = adam.update(updates, state.adam, params)
-            like = updates if params is None else params
-            moved = jax.tree.map(lambda leaf, p: leaf.astype(p.dtype), moved, like)
+            # The branches of a condition must agree, and ours has the dtypes of the parameters.
+            moved = optax.tree.cast_like(moved, updates if params is None else params)
             return moved, state.ours, new
 
         moved, new_ours, new_adam = jax.lax.cond(now != adam_first, step_adam, step_ours)
@@ -110,6 +107,14 @@ def hand_over(
         return moved, HandOverState(count, now, new_ours, new_adam)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check(share: float, config: MnemosyneConfig) -> None:
+    """Raises ValueError, in one sentence, for what cannot be handed over."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of the run before the hand-over is {share}, not in [0, 1].")
+    if config.mode != "plus":
+        raise ValueError(f"the mode {config.mode!r} of Mnemosyne has no moments to hand over.")
 
 
 def _progress(

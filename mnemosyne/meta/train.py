@@ -14,9 +14,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mnemosyne import compiling
 from mnemosyne.learned import LearnedOptimizer, Theta
-from mnemosyne.meta import estimators
+from mnemosyne.meta import compiling, estimators
 from mnemosyne.meta.estimators import EstimatorName, System
 
 
@@ -150,11 +149,11 @@ def make_outer_step(
 ) -> Callable[[OuterState, jax.typing.ArrayLike], tuple[OuterState, dict[str, Array]]]:
     """Builds the outer step: (state, rate) -> (state, metrics).
 
-    It is a program a family, which is compiled at the first visit, and one that moves theta: all
-    families in one program can take XLA fifty times as long to compile as one of them. The loss of
-    a family that an outer step leaves out is nan in its metrics.
+    It is a program a family, which is compiled at the first visit, and one that moves theta: XLA
+    takes far longer to compile all families in one program than one after another. The loss of a
+    family that an outer step leaves out is nan in its metrics.
     """
-    options = compiling.on_processors(compiling.QUICK)
+    options = compiling.compiler_options()
     visits = [
         jax.jit(_make_visit(system, config), compiler_options=options)
         for system in families.values()
