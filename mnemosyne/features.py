@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from mnemosyne.layout import Shape
 from mnemosyne.rule import NEGLIGIBLE, inverse_sqrt, safe_sqrt
 
-CONTRACT = "4"
+CONTRACT = "5"
 
 NUM_TOKEN_FEATURES = 20
 """Statistics of a token, and three of its path (:mod:`mnemosyne.path`)."""
@@ -151,6 +151,11 @@ def encode_extras(extras: Mapping[str, Any], loss: LossState) -> Float[Array, " 
     )
     features = jnp.concatenate([jnp.ones((len(EXTRAS), 1)), pairs], axis=1)
     return jnp.where(present[:, None], features, 0.0).reshape(-1)
+
+
+def loss_fall(encoded: Float[Array, " extras"]) -> Float[Array, ""]:
+    """How fast the loss falls, in [-1, 1], from :func:`encode_extras`; 0 if it is not passed."""
+    return -encoded[NUM_EXTRA_FEATURES * EXTRAS.index("value") + 2]
 
 
 def tell(

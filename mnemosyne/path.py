@@ -105,7 +105,11 @@ def gain(state: PathState) -> Float[Array, " tokens"]:
 
 
 def features(
-    state: PathState, g: Float[Array, "tokens width"], counts: Float[Array, " tokens"]
+    state: PathState,
+    g: Float[Array, "tokens width"],
+    counts: Float[Array, " tokens"],
+    fall: Float[Array, ""] | float = 0.0,
+    trust: Float[Array, ""] | float = 0.0,
 ) -> tuple[Float[Array, "tokens 3"], Float[Array, " 2"]]:
     """Ten times the turn, the straightness, and the gain, of tokens; the first two of the network.
 
@@ -113,6 +117,9 @@ def features(
       state: the path so far.
       g: gradient at the sampled coordinates, in any unit that keeps it near 1.
       counts: coordinates that each token stands for.
+      fall: how fast the loss falls, in [-1, 1].
+      trust: how far it may be followed instead of the turn, in [0, 1], see
+        :mod:`mnemosyne.foresight`.
 
     Returns:
       Features within [-1, 1]; 0 where there is no path yet. The turn of a network of fewer than
@@ -127,5 +134,6 @@ def features(
     # The cosine of n coordinates is off by 1 / sqrt(n): of a handful, it says nothing, and steps
     # that follow it shrink too early.
     turn *= jnp.square(jnp.minimum(jnp.sum(counts) / TOLD_APART, 1.0))
+    turn = (1.0 - trust) * turn + trust * fall
     tokens = jnp.stack([turns, straightness(state), gain(state)], axis=-1)
     return tokens, jnp.stack([turn, _ratio(network[1], state.network_length)])

@@ -13,10 +13,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from mnemosyne import controller, features, halves, memory, path, polar, rule, units
+from mnemosyne import controller, features, foresight, halves, memory, path, polar, rule, units
 from mnemosyne.config import MnemosyneConfig
 from mnemosyne.controller import MetaParams
 from mnemosyne.features import LossState
+from mnemosyne.foresight import ForesightState
 from mnemosyne.layout import Layout, make_layout, sample_indices
 from mnemosyne.memory import MemoryState
 from mnemosyne.packing import Blocks, Packing, from_blocks, make_packing, take, to_blocks
@@ -43,6 +44,7 @@ class ScaleByMnemosyneState(NamedTuple):
       path: what step sizes have been multiplied by, and the recent path of the weights unless the
         network is not told of it.
       loss: running statistics of the loss, if the host passes it.
+      foresight: whether the loss does what gradients say; of networks of few coordinates only.
       units: running size of the gradient, and how many were skipped.
     """
 
@@ -54,6 +56,7 @@ class ScaleByMnemosyneState(NamedTuple):
     memory: MemoryState
     path: PathState
     loss: LossState
+    foresight: ForesightState
     units: UnitState
 
 
@@ -90,6 +93,7 @@ def scale_by_plus(
             memory=memory.init(layout.num_slots, heads, width, config.dim),
             path=path.init(layout.num_tokens, config.adaptive),
             loss=features.init_loss(),
+            foresight=foresight.init(_few(layout, config)),
             units=units.init(),
         )
 
@@ -103,6 +107,17 @@ def scale_by_plus(
         return _update(theta, config, updates, state, params, check_extras(extra_args), acting)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _few(layout: Layout, config: MnemosyneConfig) -> int:
+    """Coordinates of a network whose loss is compared with what gradients say, else 0."""
+    count = sum(math.prod(shape) for shape in layout.shapes)
+    return count if config.adaptive and count < path.TOLD_APART else 0
+
+
+def _flat(tensors: list[Array]) -> Float[Array, " coordinates"]:
+    """All coordinates in a row; of networks of few of them."""
+    return jnp.concatenate([tensor.astype(jnp.float32).ravel() for tensor in tensors])
 
 
 def check_extras(extras: dict[str, Any]) -> dict[str, Any]:
@@ -157,18 +172,21 @@ def _update(
     tensors = tensors._replace(
         g=[jnp.where(verdict.ok, block * verdict.inverse, 0.0) for block in tensors.g]
     )
-    loss = state.loss
-    if "value" in extras:
-        loss = features.update_loss(loss, jnp.asarray(extras["value"], jnp.float32))
+    loss, foreseen = _notice(state, extras.get("value"), g)
     sample = _draw(tensors, packing, state, verdict)
     if acting is not None:
         acting = acting[np.repeat(np.arange(len(g)), layout.tokens)]
     known = features.encode_extras(extras, loss)
     told = features.tell(known, jnp.ones(layout.num_tokens) if acting is None else acting)
-    controls, remembered = _control(theta, config, layout, sample, state, told, acting)
+    followed = features.loss_fall(known), foresight.trust(foreseen)
+    controls, remembered = _control(theta, config, layout, sample, state, told, acting, followed)
     coefficients, masses = _coefficients(controls, state, verdict, features.rms(sample.p), layout)
     deltas, mu, nu = _apply(packing, layout, tensors, coefficients, config)
     trodden = _tread(config, layout, packing, state.path, deltas, controls)
+    if "value" in extras and foreseen.step.size:
+        step = _flat(from_blocks(deltas, packing, layout))
+        value = jnp.asarray(extras["value"], jnp.float32)
+        foreseen = foresight.remember(foreseen, _flat(g), step, value)
 
     def rebuild(blocks: Blocks, like: optax.Updates) -> optax.Updates:
         leaves = treedef.unflatten(from_blocks(blocks, packing, layout))
@@ -183,9 +201,22 @@ def _update(
         memory=jax.tree.map(lambda n, o: jnp.where(verdict.ok, n, o), remembered, state.memory),
         path=jax.tree.map(lambda n, o: jnp.where(verdict.ok, n, o), trodden, state.path),
         loss=loss,
+        foresight=jax.tree.map(lambda n, o: jnp.where(verdict.ok, n, o), foreseen, state.foresight),
         units=unit_state,
     )
     return rebuild(deltas, updates if params is None else params), new_state
+
+
+def _notice(
+    state: ScaleByMnemosyneState, value: Any, g: list[Array]
+) -> tuple[LossState, ForesightState]:
+    """What a loss says, if the host passes one."""
+    if value is None:
+        return state.loss, state.foresight
+    value, foreseen = jnp.asarray(value, jnp.float32), state.foresight
+    if foreseen.step.size:
+        foreseen = foresight.compare(foreseen, _flat(g), value)
+    return features.update_loss(state.loss, value), foreseen
 
 
 def _coefficients(
@@ -253,13 +284,14 @@ def _control(
     state: ScaleByMnemosyneState,
     extras: Float[Array, "tokens extras"],
     acting: Float[Array, " tokens"] | None,
+    followed: tuple[Float[Array, ""], Float[Array, ""]],
 ) -> tuple[Controls, MemoryState]:
     """Sample -> features -> token network -> controls."""
     shapes, counts = _static(layout.shapes, layout.tokens)
     per_token, network = features.token_features(
         sample, jnp.asarray(counts), jnp.asarray(shapes), acting
     )
-    own, common = _look_back(config, layout, sample, state.path, jnp.asarray(counts))
+    own, common = _look_back(config, sample, state.path, jnp.asarray(counts), followed)
     per_token = jnp.concatenate([per_token, own], axis=-1)
     common = jnp.concatenate([common, features.time_features(state.count)])
     context = jnp.broadcast_to(common, (layout.num_tokens, common.size))
@@ -285,16 +317,16 @@ def _path_sample(config: MnemosyneConfig) -> np.ndarray:
 
 def _look_back(
     config: MnemosyneConfig,
-    layout: Layout,
     sample: features.Sample,
     state: PathState,
     counts: Float[Array, " tokens"],
+    followed: tuple[Float[Array, ""], Float[Array, ""]],
 ) -> tuple[Float[Array, "tokens 3"], Float[Array, " 2"]]:
     """Features of the path, of tokens and of the network; 0 but for the gain if it is not kept."""
     if not config.adaptive:
-        gain = jnp.zeros((layout.num_tokens, 3)).at[:, 2].set(path.gain(state))
+        gain = jnp.zeros((counts.size, 3)).at[:, 2].set(path.gain(state))
         return gain, jnp.zeros(features.NUM_PATH_FEATURES)
-    return path.features(state, sample.g[:, _path_sample(config)], counts)
+    return path.features(state, sample.g[:, _path_sample(config)], counts, *followed)
 
 
 def _tread(

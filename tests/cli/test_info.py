@@ -23,7 +23,7 @@ def test_info_state_stays_within_budget(layout: str, tmp_path: Path) -> None:
     )
     assert found["tensor_sha256"] == mnemosyne.load("mnemosyne-base").tensor_sha256
     assert found["meta_params"] == 4957
-    assert found["feature_contract"] == "4"
+    assert found["feature_contract"] == "5"
 
 
 @pytest.mark.parametrize(
