@@ -25,6 +25,8 @@ from mnemosyne.meta import train
 
 CHUNK = 10
 """Outer steps between two looks at the clock."""
+_MOST_WARM_STEPS = 4 * CHUNK
+_FEWEST_TIMED, _ENOUGH_S = 3, 60.0
 
 
 @runtime_checkable
@@ -176,16 +178,29 @@ def make_advance(families: train.Families, config: train.MetaTrainConfig) -> Adv
 
 
 def measure_pace(advance: Advance, state: train.OuterState) -> tuple[float, float]:
-    """Seconds to compile, and seconds an outer step."""
-    began = time.monotonic()
-    rates = np.zeros(CHUNK, np.float32)
-    state, _ = advance(state, rates)
-    jax.block_until_ready(state.step)
-    middle = time.monotonic()
-    state, _ = advance(state, rates)
-    jax.block_until_ready(state.step)
-    pace = (time.monotonic() - middle) / CHUNK
-    return middle - began - CHUNK * pace, pace
+    """Seconds to compile, and seconds an outer step.
+
+    The first steps go on until every family was visited, and with that compiled; rules that need a
+    minute a step are then timed by few of them.
+    """
+    rates = np.zeros(1, np.float32)
+
+    def step(state: train.OuterState) -> tuple[train.OuterState, dict[str, Any]]:
+        state, metrics = advance(state, rates)
+        return jax.block_until_ready(state), metrics
+
+    began, unseen, warm = time.monotonic(), {""}, 0
+    while unseen and warm < _MOST_WARM_STEPS:
+        state, metrics = step(state)
+        losses = {name for name in metrics if name.startswith("meta/loss/")}
+        visited = {name for name in losses if not np.isnan(metrics[name]).all()}
+        unseen, warm = (losses if "" in unseen else unseen) - visited, warm + 1
+    middle, timed = time.monotonic(), 0
+    while timed < CHUNK and (timed < _FEWEST_TIMED or time.monotonic() - middle < _ENOUGH_S):
+        state, _ = step(state)
+        timed += 1
+    pace = (time.monotonic() - middle) / timed
+    return max(middle - began - warm * pace, 0.0), pace
 
 
 def outer_steps_for(budget_s: float, pace: float, validation_s: float, every: int) -> int:

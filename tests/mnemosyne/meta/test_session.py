@@ -126,6 +126,27 @@ def test_measure_pace_sees_a_slow_step() -> None:
     assert 0 < pace < compile_s
 
 
+def test_measure_pace_visits_every_family_and_does_not_linger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, steps = [0.0], []
+
+    def advance(state: train.OuterState, rates: np.ndarray) -> tuple[train.OuterState, dict]:
+        # Compiling takes 50 s, a step 40 s; families take turns.
+        first = len(steps) < 3
+        clock[0] += 40.0 + 50.0 * first
+        losses = np.full(3, np.nan)
+        losses[len(steps) % 3] = 1.0
+        steps.append(len(rates))
+        return state, {f"meta/loss/{i}": losses[i : i + 1] for i in range(3)}
+
+    monkeypatch.setattr(session.time, "monotonic", lambda: clock[0])
+    state = train.init(toy(), RULE.init(jax.random.key(0)), CONFIG)
+    compile_s, pace = session.measure_pace(advance, state)
+    assert (compile_s, pace) == (150.0, 40.0)
+    assert steps == [1] * 6
+
+
 def test_artifacts_of_a_run_say_what_it_was(tmp_path: Path) -> None:
     run(tmp_path, Memory())
     from safetensors import safe_open
