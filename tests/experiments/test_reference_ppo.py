@@ -45,7 +45,7 @@ def test_reference_solves_the_probe_of_actions() -> None:
         "entropy_cost": 1e-4,
     }
     config = settings(num_timesteps=60_000, **changes)
-    learner = learned("probe:observation-action", config, 3e-3)
+    learner = learned("probe:observation-action", config, 1e-3)
     obs = plain.normalize(learner.obs, jnp.asarray([[-1.0], [1.0]]))
     action = jnp.tanh(plain.policy(learner.params, obs, network)[0])[:, 0]
     np.testing.assert_allclose(action, [-0.5, 0.5], atol=0.1)
