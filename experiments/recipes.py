@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -10,15 +12,19 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import cache, policies, policy_start, splits
-from mnemosyne import Artifact, MnemosyneConfig, features, save_artifact
+from experiments import base_start, cache, policies, policy_start, splits
+from mnemosyne import Artifact, MnemosyneConfig, save_artifact
 from mnemosyne.learned import LearnedOptimizer, Theta, mnemosyne_rule
-from mnemosyne.meta import train, unroll, validate
-from mnemosyne.meta.estimators import System
+from mnemosyne.meta import train, unroll, validate, whole_run
+from mnemosyne.meta.estimators import EstimatorName, System
 from mnemosyne.meta.task import Family, Task
 
 HORIZON = unroll.Horizon(shortest=200, longest=2000, truncation=200)
-"""Inner problems of the base recipe."""
+"""Inner problems of the base recipe under BPTT."""
+WHOLE = unroll.Horizon(shortest=1500, longest=1500, truncation=50)
+"""The same under evolution strategies, which play them to the end; a share of the length at a
+time."""
+SHORTEST_FRACTION = 0.3
 
 
 class Recipe(NamedTuple):
@@ -30,6 +36,8 @@ class Recipe(NamedTuple):
       config: of the outer loop; the caller sets length, workers and seed.
       start: the first theta, from the run's configuration.
       content: hashes of what is trained on, for the artifact's header.
+      units: in which theta is changed, from the first one, see
+        :func:`mnemosyne.meta.train.trainable`; ``None`` for 1 everywhere.
     """
 
     families: train.Families
@@ -37,6 +45,7 @@ class Recipe(NamedTuple):
     config: train.MetaTrainConfig
     start: Callable[[train.MetaTrainConfig], Theta]
     content: Mapping[str, str]
+    units: Callable[[Theta], Theta] | None = None
 
 
 def base_systems(rule: LearnedOptimizer, families: Iterable[Family]) -> dict[str, System]:
@@ -50,11 +59,26 @@ def base_systems(rule: LearnedOptimizer, families: Iterable[Family]) -> dict[str
     }
 
 
-def base(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
-    """Supervised: small networks, starting from annealed Adam, by BPTT through 200 updates."""
+def base(
+    rule: LearnedOptimizer, data_folder: Path | None, estimator: EstimatorName | None = None
+) -> Recipe:
+    """Supervised: small networks.
+
+    Ours starts from :mod:`experiments.base_start` and is trained by evolution strategies over whole
+    runs; the baselines by BPTT through windows of 200 updates.
+
+    Args:
+      rule: the learned optimizer.
+      data_folder: holds ``mnist.npz``; ``None`` means scikit-learn's digits.
+      estimator: another one than that.
+    """
     families = splits.meta_train_families(data_folder)
     held = [held.task for held in splits.validation_benchmarks(data_folder)]
-    config = train.MetaTrainConfig(learning_rate=1e-3, clip=1.0, frozen=rule.fixed)
+    ours = rule.name == "mnemosyne"
+    estimator = estimator or ("full-es" if ours else "bptt")
+    whole = estimator == "full-es"
+    config = _WHOLE_RUNS if whole else train.MetaTrainConfig(learning_rate=1e-3, clip=1.0)
+    config = dataclasses.replace(config, estimator=estimator, frozen=rule.fixed)
 
     def make_check(folder: Path) -> Callable[[Theta], list[dict[str, Any]]]:
         envelopes = validate.make_envelopes(held, _cache_for(held, folder / "envelopes"))
@@ -62,52 +86,35 @@ def base(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
 
     def start(config: train.MetaTrainConfig) -> Theta:
         theta = train.init_theta(config, rule)
-        return adaptive(orthogonal(anneal(theta))) if rule.name == "mnemosyne" else theta
+        return base_start.write(theta) if ours else theta
 
-    systems = base_systems(rule, families)
-    return Recipe(systems, make_check, config, start, splits.record(families))
-
-
-def anneal(theta: Theta, power: float = 1.0) -> Theta:
-    """Makes steps shrink like ``(1 - progress) ** power`` where ``progress`` is told.
-
-    Its last feature is ``log(1.01 - progress) / 4.7``. The outer Adam would need hundreds of steps
-    to move a weight so far.
-    """
-    skip = theta["skip"].at[features.input_row("progress", 2), 0].add(4.7 * power)
-    return theta | {"skip": skip}
+    systems = whole_systems(rule, families) if whole else base_systems(rule, families)
+    units = base_start.readout_units if ours and whole else None
+    return Recipe(systems, make_check, config, start, splits.record(families), units)
 
 
-def orthogonal(theta: Theta) -> Theta:
-    """Makes matrices follow their orthogonalised momentum, at six times Adam's first step.
-
-    With the annealing of :func:`anneal` this is what Muon does, tile by tile, but for the half of
-    the fresh gradient that is added to the momentum. From Adam 1e-3 meta-training would have to
-    find the way there first.
-    """
-    # The first time feature, t / (t + 3), is 1 after a few updates: it serves as a constant.
-    constant = features.input_row("time", 0)
-    skip = theta["skip"].at[constant, 0].add(1.8).at[constant, 1].add(0.5)
-    return theta | {"skip": skip.at[constant, 4].add(1.2)}
+_WHOLE_RUNS = train.MetaTrainConfig(
+    num_workers=10,
+    families_per_step=3,
+    sigma=0.08,
+    learning_rate=0.03,
+    average=0.95,
+    shortest_fraction=SHORTEST_FRACTION,
+)
+"""Thirty pairs of runs an outer step."""
 
 
-def adaptive(theta: Theta) -> Theta:
-    """Makes all step sizes follow the turn of the path, and start from the size of the weights.
-
-    An update changes the gain by up to a tenth, by less the longer a run lasts: in proportion to
-    ``1 / (1 + t / 50)``. Up where the gradient points along the path, down where it points back;
-    the threshold is a turn of +0.003, because a run pays for large first steps later.
-    """
-    turn, size = features.input_row("path", 0), features.NUM_TOKEN_FEATURES
-    times = [features.input_row("time", index) for index in range(4)]
-    skip = theta["skip"].at[turn, 5].set(3.3).at[times[0], 5].set(-0.1)
-    for row, weight in zip(times[1:], (-1.0, -2.6, -3.0), strict=True):
-        skip = skip.at[row, 6].set(weight)
-    # The first feature of the network is the size of its weights, in eights of a logarithm.
-    return theta | {"skip": skip.at[size, 0].set(8.0 * 0.7)}
+def whole_systems(rule: LearnedOptimizer, families: Iterable[Family]) -> dict[str, System]:
+    """Inner problems of the base recipe, by name, that are judged at their end."""
+    make = functools.partial(
+        whole_run.make_system, rule=rule, horizon=WHOLE, augmentation=unroll.Augmentation()
+    )
+    return {family.name: make(family) for family in families}
 
 
-def rl(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
+def rl(
+    rule: LearnedOptimizer, data_folder: Path | None, estimator: EstimatorName | None = None
+) -> Recipe:
     """Policies: PPO on cheap control tasks by PES, starting from :mod:`experiments.policy_start`.
 
     Weights that were trained on classifiers take steps 60 times too large for a policy, and a
@@ -117,7 +124,11 @@ def rl(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
     problems = splits.meta_train_problems()
     families = {problem.name: policies.make_system(problem, rule) for problem in problems}
     config = train.MetaTrainConfig(
-        estimator="pes", learning_rate=2e-3, sigma=0.02, average=0.99, frozen=rule.fixed
+        estimator=estimator or "pes",
+        learning_rate=2e-3,
+        sigma=0.02,
+        average=0.99,
+        frozen=rule.fixed,
     )
 
     def make_check(folder: Path) -> Callable[[Theta], list[dict[str, Any]]]:
@@ -130,7 +141,7 @@ def rl(rule: LearnedOptimizer, data_folder: Path | None) -> Recipe:
     return Recipe(families, make_check, config, start, {})
 
 
-RECIPES: dict[str, Callable[[LearnedOptimizer, Path | None], Recipe]] = {"base": base, "rl": rl}
+RECIPES: dict[str, Callable[..., Recipe]] = {"base": base, "rl": rl}
 NETWORKS = {"base": MnemosyneConfig(), "rl": policy_start.NETWORK}
 """What each recipe trains if nothing else is asked for."""
 

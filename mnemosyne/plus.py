@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -13,19 +12,28 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from mnemosyne import controller, features, foresight, halves, memory, path, polar, rule, units
+from mnemosyne import (
+    controller,
+    features,
+    foresight,
+    halves,
+    memory,
+    observe,
+    path,
+    polar,
+    rule,
+    units,
+)
 from mnemosyne.config import MnemosyneConfig
 from mnemosyne.controller import MetaParams
 from mnemosyne.features import LossState
 from mnemosyne.foresight import ForesightState
-from mnemosyne.layout import Layout, make_layout, sample_indices
+from mnemosyne.layout import Layout, make_layout
 from mnemosyne.memory import MemoryState
-from mnemosyne.packing import Blocks, Packing, from_blocks, make_packing, take, to_blocks
+from mnemosyne.packing import Blocks, Packing, from_blocks, make_packing, to_blocks
 from mnemosyne.path import PathState
 from mnemosyne.rule import Coefficients, Controls
 from mnemosyne.units import UnitState
-
-_TINY = 1e-30
 
 
 class ScaleByMnemosyneState(NamedTuple):
@@ -115,11 +123,6 @@ def _few(layout: Layout, config: MnemosyneConfig) -> int:
     return count if config.adaptive and count < path.TOLD_APART else 0
 
 
-def _flat(tensors: list[Array]) -> Float[Array, " coordinates"]:
-    """All coordinates in a row; of networks of few of them."""
-    return jnp.concatenate([tensor.astype(jnp.float32).ravel() for tensor in tensors])
-
-
 def check_extras(extras: dict[str, Any]) -> dict[str, Any]:
     """Drops what the contract does not know, as optax asks.
 
@@ -172,21 +175,22 @@ def _update(
     tensors = tensors._replace(
         g=[jnp.where(verdict.ok, block * verdict.inverse, 0.0) for block in tensors.g]
     )
-    loss, foreseen = _notice(state, extras.get("value"), g)
-    sample = _draw(tensors, packing, state, verdict)
+    loss, foreseen = observe.notice(state.loss, state.foresight, extras.get("value"), g)
     if acting is not None:
         acting = acting[np.repeat(np.arange(len(g)), layout.tokens)]
-    known = features.encode_extras(extras, loss)
-    told = features.tell(known, jnp.ones(layout.num_tokens) if acting is None else acting)
-    followed = features.loss_fall(known), foresight.trust(foreseen)
-    controls, remembered = _control(theta, config, layout, sample, state, told, acting, followed)
+    told = observe.Told(features.encode_extras(extras, loss), acting, foresight.trust(foreseen))
+    sample = observe.draw(tensors, packing, (state.mu_mass, state.nu_mass), verdict)
+    inputs = observe.show(config, layout, sample, state.path, state.count, told)
+    controls, remembered = controller.control(
+        theta, config, layout, state.memory, *inputs, state.path.log_gain
+    )
     coefficients, masses = _coefficients(controls, state, verdict, features.rms(sample.p), layout)
     deltas, mu, nu = _apply(packing, layout, tensors, coefficients, config)
-    trodden = _tread(config, layout, packing, state.path, deltas, controls)
+    trodden = observe.tread(config, layout, packing, state.path, deltas, controls.log_gain)
     if "value" in extras and foreseen.step.size:
-        step = _flat(from_blocks(deltas, packing, layout))
+        step = observe.flat(from_blocks(deltas, packing, layout))
         value = jnp.asarray(extras["value"], jnp.float32)
-        foreseen = foresight.remember(foreseen, _flat(g), step, value)
+        foreseen = foresight.remember(foreseen, observe.flat(g), step, value)
 
     def rebuild(blocks: Blocks, like: optax.Updates) -> optax.Updates:
         leaves = treedef.unflatten(from_blocks(blocks, packing, layout))
@@ -205,18 +209,6 @@ def _update(
         units=unit_state,
     )
     return rebuild(deltas, updates if params is None else params), new_state
-
-
-def _notice(
-    state: ScaleByMnemosyneState, value: Any, g: list[Array]
-) -> tuple[LossState, ForesightState]:
-    """What a loss says, if the host passes one."""
-    if value is None:
-        return state.loss, state.foresight
-    value, foreseen = jnp.asarray(value, jnp.float32), state.foresight
-    if foreseen.step.size:
-        foreseen = foresight.compare(foreseen, _flat(g), value)
-    return features.update_loss(state.loss, value), foreseen
 
 
 def _coefficients(
@@ -243,8 +235,8 @@ def _coefficients(
         add_mu=add_mu[:, None],
         keep_nu=(keep_nu * jnp.square(verdict.ratio))[:, None],
         add_nu=add_nu[:, None],
-        correct_mu=(1.0 / jnp.maximum(mu_mass, _TINY))[:, None],
-        correct_nu=(1.0 / jnp.maximum(nu_mass, _TINY))[:, None],
+        correct_mu=(1.0 / jnp.maximum(mu_mass, observe.TINY))[:, None],
+        correct_nu=(1.0 / jnp.maximum(nu_mass, observe.TINY))[:, None],
         step=step[:, None],
         nesterov=controls.nesterov[:, None],
         polar=jnp.where(matrices, controls.polar, 0.0)[:, None],
@@ -253,96 +245,6 @@ def _coefficients(
         gradient_gates=controls.gradient_gates,
     )
     return coefficients, (mu_mass, nu_mass)
-
-
-def _draw(
-    tensors: _Tensors, packing: Packing, state: ScaleByMnemosyneState, verdict: units.Verdict
-) -> features.Sample:
-    """Coordinates for statistics and encoder, bias-corrected, in the units of this step."""
-    g, mu, nu, p = (take(blocks, packing) for blocks in tensors)
-    return features.Sample(
-        g=g,
-        m=mu * (verdict.ratio / jnp.maximum(state.mu_mass, _TINY))[:, None],
-        v=nu * (jnp.square(verdict.ratio) / jnp.maximum(state.nu_mass, _TINY))[:, None],
-        p=p,
-    )
-
-
-@functools.lru_cache(maxsize=256)
-def _static(layout_key: tuple[tuple[int, ...], ...], tokens: tuple[int, ...]) -> tuple[Any, Any]:
-    pairs = [(shape, count) for shape, count in zip(layout_key, tokens, strict=True) if count]
-    shapes = np.concatenate([features.shape_features(shape, count) for shape, count in pairs])
-    sizes = [np.full(count, math.prod(shape) / count, np.float32) for shape, count in pairs]
-    return shapes, np.concatenate(sizes)
-
-
-def _control(
-    theta: MetaParams,
-    config: MnemosyneConfig,
-    layout: Layout,
-    sample: features.Sample,
-    state: ScaleByMnemosyneState,
-    extras: Float[Array, "tokens extras"],
-    acting: Float[Array, " tokens"] | None,
-    followed: tuple[Float[Array, ""], Float[Array, ""]],
-) -> tuple[Controls, MemoryState]:
-    """Sample -> features -> token network -> controls."""
-    shapes, counts = _static(layout.shapes, layout.tokens)
-    per_token, network = features.token_features(
-        sample, jnp.asarray(counts), jnp.asarray(shapes), acting
-    )
-    own, common = _look_back(config, sample, state.path, jnp.asarray(counts), followed)
-    per_token = jnp.concatenate([per_token, own], axis=-1)
-    common = jnp.concatenate([common, features.time_features(state.count)])
-    context = jnp.broadcast_to(common, (layout.num_tokens, common.size))
-    chunk_size, num_chunks = config.chunk
-    read = sample_indices(config.sample, chunk_size * num_chunks)
-    coordinates = features.coordinate_features(jax.tree.map(lambda x: x[:, read], sample))
-    return controller.control(
-        theta,
-        config,
-        layout,
-        state.memory,
-        jnp.concatenate([per_token, network, context, extras], axis=-1),
-        coordinates.reshape(layout.num_tokens, num_chunks, chunk_size, -1),
-        jnp.asarray(counts),
-        state.path.log_gain,
-    )
-
-
-def _path_sample(config: MnemosyneConfig) -> np.ndarray:
-    """Which of the sampled coordinates of a token its path is kept of."""
-    return sample_indices(config.sample, path.WIDTH)
-
-
-def _look_back(
-    config: MnemosyneConfig,
-    sample: features.Sample,
-    state: PathState,
-    counts: Float[Array, " tokens"],
-    followed: tuple[Float[Array, ""], Float[Array, ""]],
-) -> tuple[Float[Array, "tokens 3"], Float[Array, " 2"]]:
-    """Features of the path, of tokens and of the network; 0 but for the gain if it is not kept."""
-    if not config.adaptive:
-        gain = jnp.zeros((counts.size, 3)).at[:, 2].set(path.gain(state))
-        return gain, jnp.zeros(features.NUM_PATH_FEATURES)
-    return path.features(state, sample.g[:, _path_sample(config)], counts, *followed)
-
-
-def _tread(
-    config: MnemosyneConfig,
-    layout: Layout,
-    packing: Packing,
-    state: PathState,
-    deltas: Blocks,
-    controls: Controls,
-) -> PathState:
-    """The path with this update."""
-    if not config.adaptive:
-        return state._replace(log_gain=controls.log_gain)
-    _, counts = _static(layout.shapes, layout.tokens)
-    moved = take(deltas, packing)[:, _path_sample(config)]
-    return path.advance(state, moved, controls.log_gain, jnp.asarray(counts))
 
 
 def _apply(

@@ -125,12 +125,13 @@ def _prepare(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
     artifact = mnemosyne.load(settings["init"]) if settings["init"] else None
     network = artifact.config if artifact else _network(settings)
     rule = _rule(settings["rule"], network)
-    recipe = recipes.RECIPES[settings["recipe"]](rule, data.data_dir(settings["data_dir"]))
+    recipe = recipes.RECIPES[settings["recipe"]](
+        rule, data.data_dir(settings["data_dir"]), settings["estimator"]
+    )
     config = dataclasses.replace(
         recipe.config,
         outer_steps=max(settings["outer_steps"], 1),
         num_workers=settings["workers"] or recipe.config.num_workers,
-        estimator=settings["estimator"] or recipe.config.estimator,
         frozen=(*recipe.config.frozen, *settings["freeze"]),
         seed=settings["seed"],
     )
@@ -143,7 +144,8 @@ def _prepare(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
         trained_with={"content": dict(recipe.content)},
     )
     theta = artifact.meta_params if artifact else recipe.start(config)
-    advance = session.make_advance(recipe.families, config)
+    units = None if recipe.units is None else recipe.units(theta)
+    advance = session.make_advance(recipe.families, config, units)
     return _with_length(prepared, settings), advance, theta
 
 

@@ -163,9 +163,11 @@ def _means(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def make_advance(families: train.Families, config: train.MetaTrainConfig) -> Advance:
+def make_advance(
+    families: train.Families, config: train.MetaTrainConfig, units: Theta | None = None
+) -> Advance:
     """Several outer steps in a row; nothing but scalars returns to the host."""
-    outer_step = train.make_outer_step(families, config)
+    outer_step = train.make_outer_step(families, config, units)
 
     def advance(state: train.OuterState, rates: Any) -> tuple[train.OuterState, dict[str, Any]]:
         rows = []

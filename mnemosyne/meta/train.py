@@ -33,6 +33,9 @@ class MetaTrainConfig:
     """Task families that an outer step works on, drawn anew every time; at most all of them."""
     sigma: float = 0.01
     """Standard deviation of the perturbations of evolution strategies."""
+    shortest_fraction: float = 1.0
+    """Problems that start in an outer step are cut to one share of their length, drawn
+    log-uniformly from this to 1: lengths vary, and no worker waits for another."""
     learning_rate: float = 3e-3
     """Peak rate of the outer Adam; decays to a tenth along a cosine."""
     clip: float = 3.0
@@ -52,6 +55,8 @@ class MetaTrainConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.sigma <= 0 or self.learning_rate <= 0:
             raise ValueError("sigma and learning_rate must be positive.")
+        if not 0 < self.shortest_fraction <= 1:
+            raise ValueError(f"shortest_fraction must be in (0, 1], got {self.shortest_fraction}.")
 
 
 class OuterState(NamedTuple):
@@ -78,14 +83,22 @@ Families = Mapping[str, System]
 """The inner problems that theta is trained on, by name."""
 
 
-def trainable(theta: Theta, frozen: Sequence[str]) -> Theta:
-    """1 where meta-training may change theta; 0 at parts whose name is in ``frozen``."""
+def trainable(theta: Theta, frozen: Sequence[str], units: Theta | None = None) -> Theta:
+    """Units in which meta-training changes theta; 0 at parts whose name is in ``frozen``.
 
-    def entry(path: Any, leaf: Array) -> Array:
+    Args:
+      theta: meta-parameters.
+      frozen: names of parts.
+      units: like theta; ``None`` for 1 everywhere.
+    """
+
+    def entry(path: Any, leaf: Array, unit: Array) -> Array:
         names = {getattr(part, "key", None) for part in path}
-        return jnp.full_like(leaf, 0.0 if names & set(frozen) else 1.0)
+        return jnp.zeros_like(leaf) if names & set(frozen) else unit
 
-    return jax.tree_util.tree_map_with_path(entry, theta)
+    return jax.tree_util.tree_map_with_path(
+        entry, theta, jax.tree.map(jnp.ones_like, theta) if units is None else units
+    )
 
 
 OUTER_ADAM = optax.scale_by_adam(b1=0.9, b2=0.999)
@@ -145,33 +158,38 @@ def _init_workers(
 
 
 def make_outer_step(
-    families: Families, config: MetaTrainConfig
+    families: Families, config: MetaTrainConfig, units: Theta | None = None
 ) -> Callable[[OuterState, jax.typing.ArrayLike], tuple[OuterState, dict[str, Array]]]:
     """Builds the outer step: (state, rate) -> (state, metrics).
 
     It is a program a family, which is compiled at the first visit, and one that moves theta: XLA
     takes far longer to compile all families in one program than one after another. The loss of a
     family that an outer step leaves out is nan in its metrics.
+
+    Args:
+      families: what to train on.
+      config: of the run.
+      units: in which theta changes, see :func:`trainable`.
     """
     options = compiling.compiler_options()
     visits = [
-        jax.jit(_make_visit(system, config), compiler_options=options)
+        jax.jit(_make_visit(system, config, units), compiler_options=options)
         for system in families.values()
     ]
     num_active = min(config.families_per_step, len(families))
-    draw = jax.jit(functools.partial(_draw, len(families), num_active))
-    move = jax.jit(functools.partial(_move, config.average))
+    draw = jax.jit(functools.partial(_draw, len(families), num_active, config.shortest_fraction))
+    move = jax.jit(functools.partial(_move, config, units))
 
     def outer_step(
         state: OuterState, rate: jax.typing.ArrayLike
     ) -> tuple[OuterState, dict[str, Array]]:
-        key, active, keys = draw(state.key)
+        key, active, keys, fraction = draw(state.key)
         workers, gradients = list(state.workers), []
         losses = {f"meta/loss/{name}": jnp.full((), jnp.nan) for name in families}
         for index, name in enumerate(families):
             if active[index]:
                 workers[index], gradient, loss = visits[index](
-                    state.theta, workers[index], keys[index]
+                    state.theta, workers[index], keys[index], fraction
                 )
                 losses[f"meta/loss/{name}"] = loss
                 gradients.append(gradient)
@@ -184,24 +202,36 @@ def make_outer_step(
 
 
 def _draw(
-    num_families: int, num_active: int, key: Key[Array, ""]
-) -> tuple[Key[Array, ""], Bool[Array, " families"], Key[Array, " families"]]:
-    """The key of the next outer step, the families that this one visits, and a key for each."""
+    num_families: int, num_active: int, shortest: float, key: Key[Array, ""]
+) -> tuple[Key[Array, ""], Bool[Array, " families"], Key[Array, " families"], Float[Array, ""]]:
+    """What an outer step begins with.
+
+    Returns:
+      The key of the next one, the families that it visits, a key for each, and the fraction of
+      their length that problems which start now are cut to.
+    """
     key, key_active, key_workers = jax.random.split(key, 3)
     active = jax.random.permutation(key_active, num_families) < num_active
     folded = jax.vmap(jax.random.fold_in, (None, 0))(key_workers, jnp.arange(num_families))
-    return key, active, folded
+    key_fraction = jax.random.fold_in(key_workers, num_families)
+    fraction = shortest ** jax.random.uniform(key_fraction)
+    return key, active, folded, fraction
 
 
 def _move(
-    longest: float, state: OuterState, rate: jax.typing.ArrayLike, gradients: list[Theta]
+    config: MetaTrainConfig,
+    units: Theta | None,
+    state: OuterState,
+    rate: jax.typing.ArrayLike,
+    gradients: list[Theta],
 ) -> tuple[OuterState, Float[Array, ""]]:
     """Moves theta along the mean gradient, its average along; returns the gradient's norm."""
     gradient = jax.tree.map(lambda *xs: sum(xs) / len(gradients), *gradients)
     direction, opt_state = OUTER_ADAM.update(gradient, state.opt_state)
-    theta = jax.tree.map(lambda t, d: t - rate * d, state.theta, direction)
+    mask = trainable(state.theta, config.frozen, units)
+    theta = jax.tree.map(lambda t, m, d: t - rate * m * d, state.theta, mask, direction)
     # The average forgets its start quickly, then slowly.
-    decay = jnp.minimum(longest, (1.0 + state.step) / (10.0 + state.step))
+    decay = jnp.minimum(config.average, (1.0 + state.step) / (10.0 + state.step))
     moved = state._replace(
         theta=theta,
         average=optax.tree.update_moment(theta, state.average, decay, 1),
@@ -211,23 +241,25 @@ def _move(
     return moved, optax.tree.norm(gradient)
 
 
-_Visit = Callable[[Theta, Any, Key[Array, ""]], tuple[Any, Theta, Float[Array, ""]]]
-"""From theta, the workers of a family and a key to the workers, their gradient and mean loss."""
+_Visit = Callable[..., tuple[Any, Theta, Float[Array, ""]]]
+"""From theta, the workers of a family, a key and the fraction of a length to the workers, their
+gradient and mean loss."""
 
 
-def _make_visit(system: System, config: MetaTrainConfig) -> _Visit:
+def _make_visit(system: System, config: MetaTrainConfig, units: Theta | None) -> _Visit:
     """Advances the workers of one family."""
 
     def visit(
-        theta: Theta, workers: Any, key: Key[Array, ""]
+        theta: Theta, workers: Any, key: Key[Array, ""], fraction: Float[Array, ""]
     ) -> tuple[Any, Theta, Float[Array, ""]]:
         moved, gradient, losses = estimators.estimate(
             _estimator(config),
             system,
             theta,
-            trainable(theta, config.frozen),
+            trainable(theta, config.frozen, units),
             workers,
             jax.random.split(key, config.num_workers),
+            fraction,
         )
         return moved, gradient, jnp.mean(losses)
 

@@ -132,6 +132,19 @@ def start(task: Task | Family, trial: Trial, rule: LearnedOptimizer, theta: Thet
     return Inner(params, params, rule.transform(theta).init(params))
 
 
+def shortened(trial: Trial, fraction: Array | float, truncation: int) -> Trial:
+    """The same problem, cut to a fraction of its length; whole truncations, at least one."""
+    pieces = jnp.ceil(fraction * trial.horizon / truncation)
+    return trial._replace(horizon=(pieces * truncation).astype(jnp.int32))
+
+
+def first_loss(task: Task | Family, inner: Inner, trial: Trial) -> Float[Array, ""]:
+    """The minibatch loss before the first update."""
+    drawn = _task_of(trial, task)
+    batch = drawn.sample(jax.random.fold_in(trial.key, 1))
+    return drawn.loss(_rescaled(inner.params, trial.log_scales), batch)
+
+
 def _raw_share(progress: Array, trial: Trial) -> Array:
     """Share of the weights' own loss in what counts; the rest is the loss of their average.
 
@@ -151,6 +164,7 @@ def unroll(
     trial: Trial,
     first_step: Int[Array, ""],
     num_steps: int,
+    averaged: bool = True,
 ) -> tuple[Inner, Float[Array, " steps"]]:
     """Trains for ``num_steps`` updates.
 
@@ -162,6 +176,7 @@ def unroll(
       trial: the draw it belongs to.
       first_step: updates made so far.
       num_steps: updates to make.
+      averaged: whether the loss of the running average counts, and is computed, at all.
 
     Returns:
       The state afterwards, and the minibatch loss before every update: of the weights, of their
@@ -184,9 +199,11 @@ def unroll(
             value=jnp.where(trial.tells_value, loss, jnp.nan),
             progress=jnp.where(trial.tells_progress, progress, jnp.nan),
         )
+        params = optax.apply_updates(inner.params, updates)
+        if not averaged:
+            return Inner(params, inner.average, opt_state), loss
         raw = _raw_share(progress, trial)
         counted = raw * loss + (1.0 - raw) * loss_fn(inner.average, batch)
-        params = optax.apply_updates(inner.params, updates)
         share = jnp.maximum(1.0 / (1.0 + index / 6.0), 0.02)
         average = jax.tree.map(lambda a, p: a + share * (p - a), inner.average, params)
         return Inner(params, average, opt_state), counted
@@ -242,8 +259,7 @@ def make_system(
 
     def reset(theta: Theta, key: Key[Array, ""], fraction: Array | float) -> Running:
         trial = draw_trial(key, task, horizon, augmentation)
-        pieces = jnp.ceil(fraction * trial.horizon / horizon.truncation)
-        trial = trial._replace(horizon=(pieces * horizon.truncation).astype(jnp.int32))
+        trial = shortened(trial, fraction, horizon.truncation)
         return Running(start(task, trial, rule, theta), trial, jnp.zeros((), jnp.int32))
 
     def advance(theta: Theta, state: Running) -> tuple[Running, Float[Array, ""]]:

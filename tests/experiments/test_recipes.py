@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import mnemosyne
-from experiments import recipes
+from experiments import base_start, recipes
+from mnemosyne import baselines
+from mnemosyne.learned import mnemosyne_rule
 from mnemosyne.meta.tasks import ClassifyTask, mlp_task
 from mnemosyne.meta.validate import train_curve
 
@@ -40,9 +42,9 @@ class InUnits(NamedTuple):
 
 @pytest.fixture(scope="module")
 def thetas() -> dict[str, Any]:
-    plain = recipes.anneal(mnemosyne.init_meta_params(jax.random.key(0), CONFIG))
+    plain = base_start.anneal(mnemosyne.init_meta_params(jax.random.key(0), CONFIG))
     # The size of the weights alone would tell the units; what is tested is the path.
-    adaptive = recipes.adaptive(plain)
+    adaptive = base_start.adaptive(plain)
     size = mnemosyne.features.NUM_TOKEN_FEATURES
     return {"plain": plain, "adaptive": adaptive | {"skip": adaptive["skip"].at[size, 0].set(0.0)}}
 
@@ -64,3 +66,38 @@ def test_adaptive_steps_are_found_in_units_a_hundred_times_off(thetas: dict[str,
     # Where the weights are a hundred times as large, Adam's steps are too small to learn anything.
     assert found["plain"][0] > 1.2
     assert max(found["adaptive"]) < 0.75
+
+
+@pytest.mark.parametrize(
+    ("rule", "estimator", "expected"),
+    [
+        ("mnemosyne", None, "full-es"),
+        ("mnemosyne", "bptt", "bptt"),
+        ("star", None, "bptt"),
+        ("star", "pes", "pes"),
+    ],
+)
+def test_base_trains_ours_on_whole_runs_and_the_others_by_windows(
+    rule: str, estimator: Any, expected: str
+) -> None:
+    chosen = mnemosyne_rule(CONFIG) if rule == "mnemosyne" else baselines.make(rule)
+    recipe = recipes.base(chosen, None, estimator)
+    assert recipe.config.estimator == expected
+    assert (recipe.units is not None) == (expected == "full-es")
+
+
+def test_only_features_of_supervised_runs_are_trained() -> None:
+    theta = base_start.write(mnemosyne.init_meta_params(jax.random.key(0), CONFIG))
+    units = base_start.readout_units(theta)
+    trained = {
+        name
+        for name, part in units.items()
+        if jax.tree.reduce(np.maximum, jax.tree.map(np.max, part)) > 0
+    }
+    assert trained == {"skip"}
+    of_policies = [mnemosyne.features.input_row(name, 0) for name in ("kl", "epoch", "action_size")]
+    for row in of_policies:
+        assert not np.any(units["skip"][row : row + 3])
+    # What the start has written can be changed.
+    written = np.asarray(theta["skip"] != 0)
+    assert np.all(np.asarray(units["skip"])[written] > 0)

@@ -85,6 +85,7 @@ def estimate(
     mask: Theta,
     states: State,
     keys: Key[Array, " workers"],
+    fraction: Array | float = 1.0,
 ) -> tuple[State, Theta, Float[Array, "workers members"]]:
     """Advances all workers and combines what they learned.
 
@@ -92,15 +93,17 @@ def estimate(
       estimator: how.
       system: of what.
       theta: outer parameters.
-      mask: like ``theta``, 1 where it may change.
+      mask: like ``theta``: 0 where it stays as it is, else the unit of its changes.
       states: of the workers, leading axis.
       keys: one a worker.
+      fraction: of their length that problems are cut to which start now, the same for all workers,
+        so that none waits for the others.
 
     Returns:
       New states, the gradient, and the losses.
     """
     advance = functools.partial(estimator.advance, system, theta, mask)
-    states, contributions = jax.vmap(advance)(states, keys)
+    states, contributions = jax.vmap(advance, (0, 0, None))(states, keys, fraction)
     return states, estimator.gradient(contributions), contributions.losses
 
 

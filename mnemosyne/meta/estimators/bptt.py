@@ -24,10 +24,15 @@ def make(clip: float) -> Estimator:
 
 
 def advance(
-    system: System, theta: Theta, mask: Theta, state: State, key: Key[Array, ""]
+    system: System,
+    theta: Theta,
+    mask: Theta,
+    state: State,
+    key: Key[Array, ""],
+    fraction: Array | float = 1.0,
 ) -> tuple[State, Contribution]:
     """Truncated BPTT; the state at the start of a truncation counts as a constant."""
-    state = restart(system.finished(state), system.reset(theta, key, 1.0), state)
+    state = restart(system.finished(state), system.reset(theta, key, fraction), state)
 
     def loss_of(theta: Theta) -> tuple[Float[Array, ""], State]:
         moved, loss = system.advance(theta, state)

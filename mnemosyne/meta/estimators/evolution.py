@@ -98,6 +98,7 @@ def pes_advance(
     sigma: float,
     state: PESState,
     key: Key[Array, ""],
+    fraction: Array | float = 1.0,
 ) -> tuple[PESState, Float[Array, " 2"]]:
     """Advances one pair by one truncation.
 
@@ -108,13 +109,15 @@ def pes_advance(
       sigma: standard deviation of the perturbations.
       state: the pair.
       key: for the perturbation and a possible reset.
+      fraction: of its length that an inner problem is cut to if it starts now.
 
     Returns:
       The pair, with the new perturbation accumulated, and the losses of both members.
     """
     key_reset, key_noise = jax.random.split(key)
     # Both members share the horizon, so one of them decides for the pair.
-    state = restart(system.finished(state.plus), pes_init(system, theta, key_reset), state)
+    fresh = pes_init(system, theta, key_reset, fraction)
+    state = restart(system.finished(state.plus), fresh, state)
     eps = perturbation(key_noise, theta, mask, sigma)
     plus, minus, losses = _advance_pair(system, theta, eps, state)
     return PESState(plus, minus, jax.tree.map(jnp.add, state.accumulated, eps)), losses
@@ -133,9 +136,9 @@ def pes_gradient(
       accumulated: perturbations ``xi``, leading axis ``pairs``.
       losses: of both members.
       sigma: standard deviation of the perturbations.
-      clip: bound of a difference, in multiples of the median absolute difference. Long unrolls have
-        heavy tails; a finite bound trades a little bias for much variance. A difference that is not
-        finite counts as zero.
+      clip: bound of a difference, in multiples of the median absolute difference, which then is
+        the unit: long unrolls have heavy tails, and a family of sensitive problems must not outvote
+        the others. Infinite for neither. A difference that is not finite counts as zero.
       sign_scale: replaces a difference by its sign times this number.
 
     Returns:
@@ -146,16 +149,22 @@ def pes_gradient(
     if sign_scale is not None:
         difference = sign_scale * jnp.sign(difference)
     elif clip < float("inf"):
-        limit = clip * jnp.median(jnp.abs(difference))
-        difference = jnp.clip(difference, -limit, limit)
+        unit = jnp.median(jnp.abs(difference))
+        difference = jnp.clip(difference, -clip * unit, clip * unit) / jnp.maximum(unit, 1e-12)
     weights = difference / (2.0 * sigma**2 * difference.shape[0])
     return jax.tree.map(lambda x: jnp.tensordot(weights, x, axes=1), accumulated)
 
 
 def _pes_contribution(
-    sigma: float, system: System, theta: Theta, mask: Theta, state: PESState, key: Key[Array, ""]
+    sigma: float,
+    system: System,
+    theta: Theta,
+    mask: Theta,
+    state: PESState,
+    key: Key[Array, ""],
+    fraction: Array | float = 1.0,
 ) -> tuple[PESState, Contribution]:
-    state, losses = pes_advance(system, theta, mask, sigma, state, key)
+    state, losses = pes_advance(system, theta, mask, sigma, state, key, fraction)
     return state, Contribution(state.accumulated, losses)
 
 
@@ -169,21 +178,34 @@ def _single_init(
 
 
 def _single_advance(
-    sigma: float, system: System, theta: Theta, mask: Theta, state: PESState, key: Key[Array, ""]
+    sigma: float,
+    system: System,
+    theta: Theta,
+    mask: Theta,
+    state: PESState,
+    key: Key[Array, ""],
+    fraction: Array | float = 1.0,
 ) -> tuple[PESState, Contribution]:
     """ES-Single: the same perturbation until the inner problem ends."""
-    state = restart(system.finished(state.plus), _single_init(system, theta, key), state)
+    fresh = _single_init(system, theta, key, fraction)
+    state = restart(system.finished(state.plus), fresh, state)
     eps = _scaled(state.accumulated, mask, sigma)
     plus, minus, losses = _advance_pair(system, theta, eps, state)
     return PESState(plus, minus, state.accumulated), Contribution(eps, losses)
 
 
 def _truncated_advance(
-    sigma: float, system: System, theta: Theta, mask: Theta, state: State, key: Key[Array, ""]
+    sigma: float,
+    system: System,
+    theta: Theta,
+    mask: Theta,
+    state: State,
+    key: Key[Array, ""],
+    fraction: Array | float = 1.0,
 ) -> tuple[State, Contribution]:
     """Truncated ES; the state is carried on under theta itself, the perturbed ones are dropped."""
     key_reset, key_noise = jax.random.split(key)
-    state = restart(system.finished(state), system.reset(theta, key_reset, 1.0), state)
+    state = restart(system.finished(state), system.reset(theta, key_reset, fraction), state)
     eps = perturbation(key_noise, theta, mask, sigma)
     points = jax.tree.map(lambda t, e: jnp.stack([t + e, t - e, t]), theta, eps)
     moved, losses = jax.vmap(system.advance, in_axes=(0, None))(points, state)
@@ -199,12 +221,18 @@ def _nothing_init(
 
 
 def _full_advance(
-    sigma: float, system: System, theta: Theta, mask: Theta, state: tuple[()], key: Key[Array, ""]
+    sigma: float,
+    system: System,
+    theta: Theta,
+    mask: Theta,
+    state: tuple[()],
+    key: Key[Array, ""],
+    fraction: Array | float = 1.0,
 ) -> tuple[tuple[()], Contribution]:
     """A whole inner problem; in a batch the longest decides the time. Losses are means over it."""
     key_reset, key_noise = jax.random.split(key)
     eps = perturbation(key_noise, theta, mask, sigma)
-    pair = pes_init(system, theta, key_reset)
+    pair = pes_init(system, theta, key_reset, fraction)
 
     def piece(carry: tuple[PESState, Array, Array]) -> tuple[PESState, Array, Array]:
         pair, total, count = carry

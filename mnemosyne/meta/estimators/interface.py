@@ -20,8 +20,7 @@ class System(NamedTuple):
 
     Attributes:
       reset: ``reset(theta, key, fraction) -> state``; both members of a pair get the same key. The
-        inner problem's horizon is cut to ``fraction`` of its length, below 1 only at the start of
-        a run, so that problems do not end together.
+        inner problem's horizon is cut to ``fraction`` of its length.
       advance: ``advance(theta, state) -> (state, loss)``, one truncation; randomness lives in the
         state and must not depend on ``theta``.
       finished: ``finished(state) -> bool``, whether the inner problem has reached its horizon.
@@ -51,18 +50,16 @@ class Estimator(NamedTuple):
     Attributes:
       name: what :func:`make_estimator` was asked for.
       init: ``init(system, theta, key, fraction) -> state`` of one worker.
-      advance: ``advance(system, theta, mask, state, key) -> (state, contribution)``: one truncation
-        of one worker (``full-es``: one inner problem), after a reset if the last one has ended.
-        ``mask`` is like theta, 1 where it may change.
+      advance: ``advance(system, theta, mask, state, key, fraction) -> (state, contribution)``: one
+        truncation of one worker (``full-es``: one inner problem), after a reset if the last one has
+        ended. ``mask`` is like theta: 0 where it stays as it is, else the unit of its changes.
+        ``fraction`` is what problems that start now are cut to, 1 by default.
       gradient: ``gradient(contributions) -> theta``, from all workers (leading axis).
     """
 
     name: str
     init: Callable[[System, Theta, Key[Array, ""], Array | float], State]
-    advance: Callable[
-        [System, Theta, Theta, State, Key[Array, ""]],
-        tuple[State, Contribution],
-    ]
+    advance: Callable[..., tuple[State, Contribution]]
     gradient: Callable[[Contribution], Theta]
 
 

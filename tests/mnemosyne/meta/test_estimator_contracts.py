@@ -170,6 +170,17 @@ def test_gradient_of_bptt_counts_families_alike_whatever_their_scale() -> None:
     np.testing.assert_allclose(plain.gradient(large)["a"], [1e6 * 9.5 / 3], rtol=1e-6)
 
 
+def test_gradient_of_pairs_counts_families_alike_whatever_their_scale() -> None:
+    losses = jnp.asarray([[1.0, 0.0], [0.5, 0.0], [8.0, 0.0]])
+    clipped, plain = (estimators.make_estimator("pes", 1.0, clip) for clip in (2.0, float("inf")))
+    small, large = (
+        estimators.Contribution(jnp.ones((3, 1)), scale * losses) for scale in (1e-6, 1e6)
+    )
+    np.testing.assert_allclose(clipped.gradient(small), [(1 + 0.5 + 2) / 6], rtol=1e-6)
+    np.testing.assert_allclose(clipped.gradient(large), [(1 + 0.5 + 2) / 6], rtol=1e-6)
+    np.testing.assert_allclose(plain.gradient(large), [1e6 * 9.5 / 6], rtol=1e-6)
+
+
 def test_perturbation_is_gaussian_everywhere_but_under_the_mask() -> None:
     theta = {"a": jnp.zeros((25, 40)), "b": jnp.zeros(3), "c": jnp.zeros(())}
     mask = {"a": jnp.ones((25, 40)), "b": jnp.zeros(3), "c": jnp.ones(())}
