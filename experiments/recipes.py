@@ -142,7 +142,7 @@ def rl(
 
 
 RECIPES: dict[str, Callable[..., Recipe]] = {"base": base, "rl": rl}
-NETWORKS = {"base": MnemosyneConfig(), "rl": policy_start.NETWORK}
+NETWORKS = {"base": MnemosyneConfig(residual=False), "rl": policy_start.NETWORK}
 """What each recipe trains if nothing else is asked for."""
 
 
