@@ -56,7 +56,7 @@ PANELS = (
         "optimizer",
         "final-loss ratio",
         {
-            "base `ca221365a622`": "ours, zero tuning",
+            "**base `034a2ab19f8a`": "ours, zero tuning",
             "untrained": "ours, untrained",
             "Adam with cosine": "Adam with cosine, best of 9 rates",
             "schedule-free": "schedule-free AdamW, best of 9",
