@@ -3,8 +3,8 @@
 
 The start is what is known of optimizers by hand: orthogonalised momentum, annealing, and step sizes
 that follow the turn of the path. All of it is a linear readout of the features, ``skip``, so
-meta-training begins with that: evolution strategies over whole runs find some fifty numbers within
-an hour, and would not find thousands.
+meta-training begins with that: evolution strategies over whole runs find 46 numbers within an
+hour, and would not find thousands.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _readout() -> dict[tuple[int, int], float]:
     constant, *times = (features.input_row("time", index) for index in range(4))
     turn, straightness = (features.input_row("path", index) for index in range(2))
     progress, log_left = (features.input_row("progress", index) for index in (1, 2))
-    fall = features.input_row("value", 2)
+    trend = features.input_row("value", 2)
     size, consistency, _, agreement = (features.input_row("network", index) for index in range(4))
     found = {(constant, column): 1.0 for column in range(7)} | {(constant, _TURN): 0.1}
     for time in times:
@@ -101,4 +101,4 @@ def _readout() -> dict[tuple[int, int], float]:
     found |= {(row, _STEP): 1.0 for row in (_NUMBER, _FAN_IN, _IS_VECTOR)}
     found |= {(_NUMBER, _POLAR): 1.0, (_FAN_IN, _TURN): 0.1, (_IS_VECTOR, _TURN): 0.1}
     found |= {(consistency, _STEP): 2.0, (consistency, _TURN): 0.2, (agreement, _TURN): 0.3}
-    return found | {(fall, _STEP): 0.3, (fall, _TURN): 0.1}
+    return found | {(trend, _STEP): 0.3, (trend, _TURN): 0.1}

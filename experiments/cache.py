@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import json
@@ -42,12 +43,36 @@ def tree_hash(tree: Any) -> str:
 
 
 def sources_hash(*folders: Path) -> str:
-    """Hash of the Python files directly in some folders: results of our own code die with it."""
+    """Hash of the Python files directly in some folders: results of our own code die with it.
+
+    What is said about the code does not count, and neither does its layout.
+    """
     digest = hashlib.sha256()
     for folder in folders:
         for path in sorted(folder.glob("*.py")):
-            digest.update(path.name.encode() + path.read_bytes())
+            digest.update(path.name.encode() + program(path.read_text()).encode())
     return digest.hexdigest()[:16]
+
+
+def program(source: str) -> str:
+    """What a source file does: without comments, docstrings and its layout.
+
+    Example:
+      >>> program("x = (2)  # two")
+      'x = 2'
+    """
+    return ast.unparse(_Silent().visit(ast.parse(source)))
+
+
+class _Silent(ast.NodeTransformer):
+    """Leaves out strings that stand alone."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        """Docstrings, also of fields."""
+        value = node.value
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            return None
+        return node
 
 
 def describe(value: Any) -> Any:

@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
 import envs
-from envs.api import EpisodeWrapper
+from envs.api import Env, EpisodeWrapper
+from experiments import variety
+from experiments.variety import Draw, Variety
 from mnemosyne.learned import LearnedOptimizer, Theta
 from mnemosyne.meta.estimators import System
 from robotics.algorithm import Algorithm, TrainState
@@ -27,7 +30,7 @@ class PolicyProblem(NamedTuple):
       name: env and size; goes into artifact headers.
       env: the wrapped environment.
       config: of PPO; one of its chunks is one truncation, and a run is one inner problem.
-      best_return: about what a good policy reaches, for normalisation.
+      best_return: about what a good policy reaches within the time limit, for normalisation.
     """
 
     name: str
@@ -39,14 +42,9 @@ class PolicyProblem(NamedTuple):
         """PPO on this problem with any optimizer."""
         return make_ppo(self.env, self.config, optimizer)
 
-    def loss(self, metrics: dict[str, Array]) -> Float[Array, ""]:
-        """One minus the normalised return of the chunk's episodes; a diverged run scores 2."""
-        loss = 1.0 - metrics["episode/sum_reward"] / self.best_return
-        return jnp.where(jnp.isfinite(loss), loss, 2.0)
-
 
 def make_problem(
-    env_name: str,
+    env: str | Env,
     episode_length: int,
     rollouts: int,
     chunk: int,
@@ -55,6 +53,7 @@ def make_problem(
     **config: Any,
 ) -> PolicyProblem:
     """A problem of ``rollouts`` rollouts, ``chunk`` of them between two outer updates."""
+    inner = envs.make(env) if isinstance(env, str) else env
     sizes = PPOConfig(**config)
     settings = PPOConfig(
         **config,
@@ -62,31 +61,47 @@ def make_problem(
         num_evaluations=rollouts // chunk,
         network=NetworkConfig(policy_hidden=(width, width), value_hidden=(width, width)),
     )
-    name = f"ppo-{width}x{width}-{settings.num_updates}/{env_name}[{episode_length}]"
-    env = EpisodeWrapper(envs.make(env_name), episode_length)
-    return PolicyProblem(name, env, settings, best_return)
+    name = f"ppo-{width}x{width}-{settings.num_updates}/{inner.name}[{episode_length}]"
+    return PolicyProblem(name, EpisodeWrapper(inner, episode_length), settings, best_return)
 
 
 class Running(NamedTuple):
-    """A PPO run on its way, and after how many chunks it ends."""
+    """A PPO run on its way, its conditions, and after how many chunks it ends."""
 
     train: TrainState
+    drawn: Draw
     limit: Int[Array, ""]
 
 
-def make_system(problem: PolicyProblem, rule: LearnedOptimizer) -> System:
-    """A policy problem under the learned optimizer, as the estimators see it."""
+def make_system(problem: PolicyProblem, rule: LearnedOptimizer, varied: Variety) -> System:
+    """A policy problem under the learned optimizer, as the estimators see it.
 
-    def algorithm(theta: Theta) -> Algorithm:
-        return problem.algorithm(rule.transform(theta))
+    Each chunk has a loss, one minus its normalised return, weighed by
+    :func:`experiments.variety.weights`; 2 if the run diverged.
+
+    Args:
+      problem: of fixed size.
+      rule: the learned optimizer.
+      varied: what differs between runs.
+    """
+    total = problem.config.num_epochs
+
+    def algorithm(theta: Theta, drawn: Draw, limit: Array) -> Algorithm:
+        host = variety.varied_host(rule.transform(theta), drawn, limit / total)
+        return make_ppo(variety.varied_env(problem.env, drawn), problem.config, host)
 
     def reset(theta: Theta, key: Key[Array, ""], fraction: Array | float) -> Running:
-        limit = jnp.ceil(fraction * problem.config.num_epochs).astype(jnp.int32)
-        return Running(algorithm(theta).init(key), limit)
+        key_draw, key_run = jax.random.split(key)
+        drawn = variety.draw(key_draw, problem.env, varied)
+        limit = jnp.ceil(fraction * total).astype(jnp.int32)
+        return Running(algorithm(theta, drawn, limit).init(key_run), drawn, limit)
 
     def advance(theta: Theta, state: Running) -> tuple[Running, Float[Array, ""]]:
-        moved, metrics = algorithm(theta).epoch(state.train)
-        return state._replace(train=moved), problem.loss(metrics)
+        train, metrics = algorithm(theta, state.drawn, state.limit).epoch(state.train)
+        best = problem.best_return * state.drawn.limit / problem.env.time_limit
+        gained = metrics["episode/sum_reward"] / (state.drawn.reward * best)
+        lost = jnp.where(jnp.isfinite(gained), 1.0 - gained, 2.0)
+        return state._replace(train=train), lost * variety.weights(state.train.epoch, state.limit)
 
     def finished(state: Running) -> Array:
         return state.train.epoch >= state.limit
@@ -97,13 +112,14 @@ def make_system(problem: PolicyProblem, rule: LearnedOptimizer) -> System:
 def learning_curve(
     problem: PolicyProblem, optimizer: optax.GradientTransformation, keys: Array
 ) -> Float[Array, "seeds chunks"]:
-    """Normalised training returns of whole runs: 1 is about the best there is."""
+    """Normalised training returns of whole runs: 1 is about the best there is, -1 diverged."""
     algorithm = problem.algorithm(optimizer)
 
     def run(key: Key[Array, ""]) -> Float[Array, " chunks"]:
         def step(state: TrainState, _: None) -> tuple[TrainState, Array]:
             state, metrics = algorithm.epoch(state)
-            return state, 1.0 - problem.loss(metrics)
+            gained = metrics["episode/sum_reward"] / problem.best_return
+            return state, jnp.where(jnp.isfinite(gained), gained, -1.0)
 
         return jax.lax.scan(step, algorithm.init(key), None, problem.config.num_epochs)[1]
 
@@ -113,31 +129,29 @@ def learning_curve(
 def make_check(
     problems: list[PolicyProblem], rule: LearnedOptimizer, num_seeds: int = 8
 ) -> Callable[[Theta], list[dict[str, Any]]]:
-    """Validation on whole runs of fresh seeds, beside Adam 3e-4 on the same ones."""
+    """Validation on whole runs, beside Adam 3e-4 on the same seeds; both by the objective."""
     keys = jax.random.split(jax.random.key(0x5EED), num_seeds)
-    adam = {
-        p.name: float(
-            jnp.mean(jax.jit(lambda k, p=p: learning_curve(p, optax.adam(3e-4), k))(keys))
-        )
-        for p in problems
-    }
-    compiled = {
-        p.name: jax.jit(lambda theta, p=p: learning_curve(p, rule.transform(theta), keys))
-        for p in problems
-    }
+
+    def judged(problem: PolicyProblem, optimizer: optax.GradientTransformation) -> Array:
+        curve = jnp.mean(learning_curve(problem, optimizer, keys), axis=0)
+        weight = jax.vmap(variety.weights, (0, None))(jnp.arange(curve.size), curve.size)
+        return jnp.stack([jnp.mean(weight * curve), jnp.mean(curve), curve[-1]])
+
+    adam = {p.name: jax.jit(lambda p=p: judged(p, optax.adam(3e-4)))() for p in problems}
+    ours = {p.name: jax.jit(lambda theta, p=p: judged(p, rule.transform(theta))) for p in problems}
 
     def check(theta: Theta) -> list[dict[str, Any]]:
         rows = []
-        for name, function in compiled.items():
-            curve = function(theta)
-            area, final = float(jnp.mean(curve)), float(jnp.mean(curve[:, -1]))
+        for name, function in ours.items():
+            found, reference = (np.asarray(x, float) for x in (function(theta), adam[name]))
             rows.append(
                 {
                     "task": name,
-                    "score": adam[name] - area,
-                    "mean_return": area,
-                    "adam_mean_return": adam[name],
-                    "final_return": final,
+                    "score": reference[0] - found[0],
+                    "mean_return": found[1],
+                    "adam_mean_return": reference[1],
+                    "final_return": found[2],
+                    "adam_final_return": reference[2],
                 }
             )
         return rows

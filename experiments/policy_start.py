@@ -167,3 +167,50 @@ def _feedback(heads: Any, skip: Any, hidden: dict[str, int], n: Numbers) -> tupl
     heads = heads.at[hidden["lost"], 6].set(1e4)
     skip = skip.at[told, 6].set(300.0)
     return heads, skip.at[logarithm, 6].set(150.0).at[size, 6].set(-150.0)
+
+
+# Columns of the readout: step size, Nesterov weight, decays of both moments, direction of the gain.
+_STEP, _NESTEROV, _BETA1, _BETA2, _TURN = 0, 1, 2, 3, 5
+
+
+def readout_units(theta: Theta) -> Theta:
+    """Units of what meta-training changes: what the controller consists of, and what it could use.
+
+    A unit is about what halves or doubles a step, a target or the time that a moment reaches back;
+    0 for all other weights.
+
+    Args:
+      theta: of :data:`NETWORK`.
+    """
+    units = jax.tree.map(jnp.zeros_like, theta)
+    skip, heads = units["skip"], units["heads"]
+    for (row, column), unit in _readout().items():
+        skip = skip.at[row, column].set(unit)
+    # The order is that of :func:`_hidden_units`, the scale that of :func:`controller`.
+    scale = _CONSTANT / math.sqrt(theta["bias"].size)
+    is_value, annealed_policy, later_value = range(_HIDDEN, _HIDDEN + 3)
+    for row, column, unit in (
+        (is_value, _STEP, 0.7),
+        (annealed_policy, _STEP, 2.0),
+        (later_value, _STEP, 0.5),
+        (is_value, _BETA2, 2.0),
+    ):
+        heads = heads.at[row, column].set(scale * unit)
+    return units | {"skip": skip, "heads": heads}
+
+
+def _readout() -> dict[tuple[int, int], float]:
+    """Unit by feature and control."""
+    told, divergence = (features.input_row("kl", index) for index in (0, 1))
+    times = [features.input_row("time", index) for index in range(4)]
+    progress, log_left = (features.input_row("progress", index) for index in (1, 2))
+    consistency = features.input_row("network", 1)
+    found = {(row, _STEP): 0.7 for row in (told, *times, progress)} | {(log_left, _STEP): 2.0}
+    found |= {(row, _NESTEROV): 0.3 for row in (told, times[0])}
+    found |= {(row, _BETA1): 0.5 for row in (told, times[0])} | {(told, _BETA2): 1.0}
+    found |= {(row, _TURN): 1.5 for row in (told, times[2], progress)}
+    found |= {(divergence, _TURN): 3.0, (consistency, _TURN): 4.0}
+    found[features.input_row("action_size", 1), _TURN] = 5.0
+    for name in ("value", "clip_fraction", "entropy", "explained_variance", "epoch"):
+        found[features.input_row(name, 1), _TURN] = 1.5
+    return found

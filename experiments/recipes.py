@@ -13,18 +13,19 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import base_start, cache, policies, policy_start, splits
+from experiments.variety import Variety
 from mnemosyne import Artifact, MnemosyneConfig, save_artifact
 from mnemosyne.learned import LearnedOptimizer, Theta, mnemosyne_rule
 from mnemosyne.meta import train, unroll, validate, whole_run
 from mnemosyne.meta.estimators import EstimatorName, System
 from mnemosyne.meta.task import Family, Task
 
-HORIZON = unroll.Horizon(shortest=200, longest=2000, truncation=200)
-"""Inner problems of the base recipe under BPTT."""
-WHOLE = unroll.Horizon(shortest=1500, longest=1500, truncation=50)
-"""The same under evolution strategies, which play them to the end; a share of the length at a
-time."""
+WINDOWS = unroll.Horizon(shortest=200, longest=2000, truncation=200)
+"""Inner problems of the base recipe where an outer step sees a window of a run: the baselines."""
+WHOLE_RUNS = unroll.Horizon(shortest=1500, longest=1500, truncation=50)
+"""Its inner problems under evolution strategies over whole runs."""
 SHORTEST_FRACTION = 0.3
+"""All runs of an outer step are cut to one share of their length, from this to 1."""
 
 
 class Recipe(NamedTuple):
@@ -52,7 +53,7 @@ def base_systems(rule: LearnedOptimizer, families: Iterable[Family]) -> dict[str
     """Inner problems of the base recipe, by name."""
     # An LSTM in every coordinate costs hundreds of times ours: 20 updates are what its authors
     # take, and what leaves it some hundred outer steps in a quarter of an hour.
-    horizon = HORIZON._replace(truncation=20) if rule.name.startswith("lstm") else HORIZON
+    horizon = WINDOWS._replace(truncation=20) if rule.name.startswith("lstm") else WINDOWS
     augmentation = unroll.Augmentation()
     return {
         family.name: unroll.make_system(family, rule, horizon, augmentation) for family in families
@@ -65,7 +66,7 @@ def base(
     """Supervised: small networks.
 
     Ours starts from :mod:`experiments.base_start` and is trained by evolution strategies over whole
-    runs; the baselines by BPTT through windows of 200 updates.
+    runs; the baselines by BPTT through windows of 200 updates (LSTMs: 20).
 
     Args:
       rule: the learned optimizer.
@@ -77,7 +78,7 @@ def base(
     ours = rule.name == "mnemosyne"
     estimator = estimator or ("full-es" if ours else "bptt")
     whole = estimator == "full-es"
-    config = _WHOLE_RUNS if whole else train.MetaTrainConfig(learning_rate=1e-3, clip=1.0)
+    config = _BY_WHOLE_RUNS if whole else train.MetaTrainConfig(learning_rate=1e-3, clip=1.0)
     config = dataclasses.replace(config, estimator=estimator, frozen=rule.fixed)
 
     def make_check(folder: Path) -> Callable[[Theta], list[dict[str, Any]]]:
@@ -93,7 +94,7 @@ def base(
     return Recipe(systems, make_check, config, start, splits.record(families), units)
 
 
-_WHOLE_RUNS = train.MetaTrainConfig(
+_BY_WHOLE_RUNS = train.MetaTrainConfig(
     num_workers=10,
     families_per_step=3,
     sigma=0.08,
@@ -107,7 +108,7 @@ _WHOLE_RUNS = train.MetaTrainConfig(
 def whole_systems(rule: LearnedOptimizer, families: Iterable[Family]) -> dict[str, System]:
     """Inner problems of the base recipe, by name, that are judged at their end."""
     make = functools.partial(
-        whole_run.make_system, rule=rule, horizon=WHOLE, augmentation=unroll.Augmentation()
+        whole_run.make_system, rule=rule, horizon=WHOLE_RUNS, augmentation=unroll.Augmentation()
     )
     return {family.name: make(family) for family in families}
 
@@ -115,30 +116,42 @@ def whole_systems(rule: LearnedOptimizer, families: Iterable[Family]) -> dict[st
 def rl(
     rule: LearnedOptimizer, data_folder: Path | None, estimator: EstimatorName | None = None
 ) -> Recipe:
-    """Policies: PPO on cheap control tasks by PES, starting from :mod:`experiments.policy_start`.
+    """Policies: PPO on cheap control tasks, by evolution strategies over whole runs.
 
-    Weights that were trained on classifiers take steps 60 times too large for a policy, and a
-    smaller step does not mend their direction.
+    It starts from :mod:`experiments.policy_start`. Weights that were trained on classifiers take
+    steps 60 times too large for a policy, and a smaller step does not mend their direction.
+
+    Args:
+      rule: ours.
+      data_folder: not needed.
+      estimator: another one than ``full-es``.
+
+    Raises:
+      ValueError: for a baseline.
     """
     del data_folder
-    problems = splits.meta_train_problems()
-    families = {problem.name: policies.make_system(problem, rule) for problem in problems}
-    config = train.MetaTrainConfig(
-        estimator=estimator or "pes",
-        learning_rate=2e-3,
-        sigma=0.02,
-        average=0.99,
+    if rule.name != "mnemosyne":
+        raise ValueError(f"--recipe rl starts from weights of ours: leave out --rule {rule.name}.")
+    problems, varied = splits.meta_train_problems(), Variety()
+    families = {p.name: policies.make_system(p, rule, varied) for p in problems}
+    config = dataclasses.replace(
+        _BY_WHOLE_RUNS,
+        estimator=estimator or "full-es",
+        num_workers=8,
+        sigma=0.2,
+        learning_rate=0.05,
+        shortest_fraction=0.5,
         frozen=rule.fixed,
     )
 
     def make_check(folder: Path) -> Callable[[Theta], list[dict[str, Any]]]:
         del folder
-        return policies.make_check(problems, rule)
+        return policies.make_check(splits.validation_problems(), rule)
 
     def start(config: train.MetaTrainConfig) -> Theta:
         return policy_start.controller(train.init_theta(config, rule))
 
-    return Recipe(families, make_check, config, start, {})
+    return Recipe(families, make_check, config, start, {}, policy_start.readout_units)
 
 
 RECIPES: dict[str, Callable[..., Recipe]] = {"base": base, "rl": rl}
@@ -162,7 +175,7 @@ def save_start(name: str, path: Path) -> str:
     theta = jax.device_get(recipe.start(train.MetaTrainConfig()))
     command = f"python -m experiments.recipes {name} {path.name}"
     trained_with = {"command": command, "outer_step": 0}
-    return save_artifact(path, Artifact(theta, network, trained_with, ("brax:inverted_pendulum",)))
+    return save_artifact(path, Artifact(theta, network, trained_with, ()))
 
 
 if __name__ == "__main__":

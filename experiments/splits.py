@@ -11,6 +11,7 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import envs
 from experiments import data, policies
 from experiments.tasks import (
     BenchmarkTask,
@@ -27,6 +28,7 @@ from experiments.tasks import (
     validation,
     vit,
 )
+from experiments.together import Together
 from mnemosyne.meta.task import Family, Task
 from mnemosyne.meta.tasks import ClassifyTask, Mixture, Rows, Symbols, Teacher, VariedMLP, mlp_task
 
@@ -202,23 +204,29 @@ def record(tasks: Iterable[Task | Family]) -> dict[str, str]:
 
 
 def meta_train_problems() -> list[policies.PolicyProblem]:
-    """M: PPO on cheap control tasks; 640 to 1,536 updates, several batch sizes and widths."""
-    narrow = {"width": 32, "unroll_length": 32}
+    """M: PPO on cheap control tasks, one to six actions, several batch sizes and widths.
+
+    What needs no other program is varied from run to run, see :mod:`experiments.variety`.
+    """
+    small = {"num_envs": 16, "unroll_length": 32, "normalize_rewards": True}
+    swingup, pendulum = "control:cartpole-swingup", envs.make("control:pendulum")
     return [
-        policies.make_problem("control:cartpole", 500, 96, 4, 500.0, num_envs=16, unroll_length=32),
+        policies.make_problem(swingup, 500, 160, 8, 300.0, **small),
+        policies.make_problem(swingup, 500, 96, 8, 300.0, 32, **small | {"num_minibatches": 16}),
+        policies.make_problem("control:cartpole", 500, 96, 4, 500.0, **small),
+        policies.make_problem(pendulum, 200, 80, 4, 180.0, 32, **small),
         policies.make_problem(
-            "control:pendulum", 100, 80, 4, 100.0, num_envs=16, normalize_rewards=True, **narrow
+            "control:pointmass", 100, 64, 4, 85.0, 32, **small | {"num_updates_per_batch": 8}
         ),
-        policies.make_problem(
-            "control:pointmass",
-            100,
-            40,
-            4,
-            100.0,
-            num_envs=8,
-            num_minibatches=2,
-            num_updates_per_batch=8,
-            reward_scaling=0.1,
-            **narrow,
-        ),
+        policies.make_problem(Together(pendulum, 3), 200, 80, 4, 150.0, **small | {"num_envs": 32}),
+        policies.make_problem(Together(pendulum, 6), 200, 80, 4, 120.0, **small | {"num_envs": 64}),
+    ]
+
+
+def validation_problems() -> list[policies.PolicyProblem]:
+    """V: the beginning of runs of the hopper and the cheetah."""
+    body = {"num_envs": 64, "unroll_length": 32, "normalize_rewards": True}
+    return [
+        policies.make_problem("brax:hopper", 1000, 100, 10, 500.0, **body),
+        policies.make_problem("brax:halfcheetah", 1000, 50, 5, 1000.0, **body),
     ]

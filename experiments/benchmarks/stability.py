@@ -33,10 +33,10 @@ TIMES_LONGER = 50.0
 
 
 def longest_run() -> int:
-    """Updates of the longest inner problem of meta-training."""
+    """Updates of the longest inner problem of the base recipe."""
     from experiments import recipes
 
-    return recipes.HORIZON.longest
+    return recipes.WHOLE_RUNS.longest
 
 
 def tiny_tasks() -> list[BenchmarkTask]:

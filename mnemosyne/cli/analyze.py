@@ -146,7 +146,7 @@ def _policy(config: Analyze) -> dict[str, Any]:
 
 def _families(config: Analyze, network: Any) -> dict[str, tuple[Any, int]]:
     """Systems by name, with the inner steps of a truncation."""
-    from experiments import data, policies, recipes, splits
+    from experiments import data, policies, recipes, splits, variety
     from mnemosyne.cli.parse import nearest
     from mnemosyne.learned import mnemosyne_rule
 
@@ -154,7 +154,7 @@ def _families(config: Analyze, network: Any) -> dict[str, tuple[Any, int]]:
     if config.recipe == "rl":
         found = {
             problem.name: (
-                policies.make_system(problem, rule),
+                policies.make_system(problem, rule, variety.NONE),
                 problem.config.rollouts_per_epoch * problem.config.updates_per_rollout,
             )
             for problem in splits.meta_train_problems()
@@ -162,7 +162,7 @@ def _families(config: Analyze, network: Any) -> dict[str, tuple[Any, int]]:
     else:
         families = splits.meta_train_families(data.data_dir(config.data_dir))
         systems = recipes.base_systems(rule, families)
-        found = {name: (system, recipes.HORIZON.truncation) for name, system in systems.items()}
+        found = {name: (system, recipes.WINDOWS.truncation) for name, system in systems.items()}
     if config.family is None:
         return found
     chosen = {name: value for name, value in found.items() if config.family in name}

@@ -176,7 +176,7 @@ def _rule(name: str, network: Any) -> Any:
 
 def _with_length(session: Any, settings: dict[str, Any]) -> Any:
     """The session with its number of outer steps, and the command that repeats it."""
-    from mnemosyne.meta.session import CHUNK
+    from mnemosyne.meta.session import validation_interval
 
     steps = max(settings["outer_steps"], 1)
     words = ["mnemosyne", "meta-train", "--recipe", settings["recipe"]]
@@ -190,7 +190,6 @@ def _with_length(session: Any, settings: dict[str, Any]) -> Any:
         if settings[name]:
             words += [f"--{name}", *settings[name]]
     command = shlex.join(str(word) for word in words)
-    every = max(CHUNK, min(100, steps // 20 // CHUNK * CHUNK))
     return dataclasses.replace(
         session,
         config=dataclasses.replace(session.config, outer_steps=steps),
@@ -200,7 +199,7 @@ def _with_length(session: Any, settings: dict[str, Any]) -> Any:
             "rule": settings["rule"],
             "versions": settings["versions"],
         },
-        validate_every=every,
+        validate_every=validation_interval(steps),
     )
 
 
@@ -219,7 +218,7 @@ def _fit(
     compile_s, pace = sessions.measure_pace(
         advance, train.init(session.families, theta, session.config)
     )
-    steps = sessions.outer_steps_for(budget_s, pace, validation_s, session.validate_every)
+    steps = sessions.outer_steps_for(budget_s, pace, validation_s)
     say(f"compiled in {compile_s:.0f} s; {pace:.2f} s an outer step: {steps} fit the budget")
     return steps
 

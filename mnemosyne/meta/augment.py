@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same task made harder: other units of its weights, gradients estimated instead of computed.
 
-Both serve as augmentation in meta-training and as stress in evaluation (VeLO, arXiv:2211.09760,
-appendix on augmentation; ES-wrapped tasks as in Metz et al. 2020, arXiv:2009.11243).
+For stress in evaluation (VeLO, arXiv:2211.09760, appendix on augmentation; ES-wrapped tasks as in
+Metz et al. 2020, arXiv:2009.11243). Meta-training varies its problems by
+:class:`mnemosyne.meta.unroll.Augmentation`.
 """
 
 from __future__ import annotations

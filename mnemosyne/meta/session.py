@@ -42,7 +42,7 @@ class Checkpointer(Protocol):
         ...
 
     def restore(self, like: Any) -> Any:
-        """The newest good checkpoint, with ``state`` and ``host``."""
+        """The newest checkpoint, with ``state`` and ``host``."""
         ...
 
 
@@ -53,7 +53,7 @@ Advance = Callable[[train.OuterState, Any], tuple[train.OuterState, dict[str, An
 
 
 Check = Callable[[Theta], list[dict[str, Any]]]
-"""``check(theta)`` gives validation rows; the mean of their ``"score"`` is to be low."""
+"""``check(theta)`` gives validation rows; the mean of their ``"score"``, finite, is to be low."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Session:
 
     Attributes:
       families: inner problems that theta is trained on, by name.
-      check: validation, on problems that theta is never trained on.
+      check: validation, on data or seeds that theta is never trained on.
       network: configuration of the optimizer network, if it is ours; goes into the artifact.
       config: of the outer loop; its ``outer_steps`` is the length of the schedule.
       folder: receives ``best.safetensors`` and ``last.safetensors``.
@@ -94,14 +94,20 @@ class Session:
           start: meta-parameters to begin with.
 
         Returns:
-          The validation numbers of the best theta, its hash, and that of the last one.
+          The validation numbers of the best theta as ``best``, its hash, that of the last theta,
+          ``outer_steps``, and ``walltime_s``, which has those of resumed parts too.
+
+        Raises:
+          ValueError: if a validation is not finite.
         """
         state = train.init(self.families, start, self.config)
         best: dict[str, Any] = {"score": math.inf}
+        spent = 0.0
         if checkpointer.steps():
             restored = checkpointer.restore(state)
             state, best = restored.state, dict(restored.host["best"])
-        began = time.monotonic()
+            spent = restored.host["walltime_s"]
+        began = time.monotonic() - spent
         while (done := int(state.step)) < self.config.outer_steps:
             length = min(CHUNK, self.config.outer_steps - done)
             state, metrics = advance(state, train.outer_rates(self.config, done, length))
@@ -109,13 +115,14 @@ class Session:
             monitor(done, _means(metrics))
             if done % self.validate_every == 0 or done == self.config.outer_steps:
                 best = self._consider(state, best, done, monitor)
-                checkpointer.save(done, state, {"best": best})
+                spent = time.monotonic() - began
+                checkpointer.save(done, state, {"best": best, "walltime_s": spent})
         return {
             "best": best,
             "outer_steps": self.config.outer_steps,
             "meta_params_sha256": best["sha256"],
             "last_meta_params_sha256": artifacts.tensor_sha256(jax.device_get(state.average)),
-            "walltime_s": time.monotonic() - began,
+            "walltime_s": spent,
         }
 
     def _consider(
@@ -128,6 +135,8 @@ class Session:
         """Validates the averaged theta; saves it as last and, if it is, as best."""
         rows = self.check(state.average)
         score = float(np.mean([row["score"] for row in rows]))
+        if not math.isfinite(score):
+            raise ValueError(f"the validation at outer step {step} is {score}.")
         scalars = {f"meta/validation/{row['task']}": row["score"] for row in rows}
         monitor(step, {"meta/validation": score} | scalars)
         record = {"outer_step": step, "score": score, "rows": rows}
@@ -207,23 +216,33 @@ def measure_pace(advance: Advance, state: train.OuterState) -> tuple[float, floa
     return max(middle - began - warm * pace, 0.0), pace
 
 
-def outer_steps_for(budget_s: float, pace: float, validation_s: float, every: int) -> int:
+def validation_interval(outer_steps: int) -> int:
+    """Outer steps between two validations of a run of so many; a multiple of :data:`CHUNK`."""
+    return max(CHUNK, min(100, outer_steps // 20 // CHUNK * CHUNK))
+
+
+def outer_steps_for(budget_s: float, pace: float, validation_s: float) -> int:
     """Outer steps that fit a wall-clock budget with validations; a multiple of :data:`CHUNK`.
 
     Args:
       budget_s: seconds for training and validation.
       pace: seconds an outer step.
       validation_s: seconds a validation.
-      every: outer steps between validations.
 
     Raises:
       ValueError: if not even one chunk fits.
     """
-    steps = int(budget_s / (pace + validation_s / every)) // CHUNK * CHUNK
-    if steps < CHUNK:
+
+    def takes(steps: int) -> float:
+        return steps * pace + -(-steps // validation_interval(steps)) * validation_s
+
+    steps = int(budget_s / pace) // CHUNK * CHUNK
+    while steps and takes(steps) > budget_s:
+        steps -= CHUNK
+    if not steps:
         raise ValueError(
-            f"a budget of {budget_s:.0f} s is too short here: {CHUNK} outer steps alone take "
-            f"{CHUNK * pace:.0f} s."
+            f"a budget of {budget_s:.0f} s is too short here: {CHUNK} outer steps and a validation "
+            f"take {takes(CHUNK):.0f} s."
         )
     return steps
 

@@ -90,15 +90,26 @@ def trainable(theta: Theta, frozen: Sequence[str], units: Theta | None = None) -
       theta: meta-parameters.
       frozen: names of parts.
       units: like theta; ``None`` for 1 everywhere.
+
+    Raises:
+      ValueError: for a name that no part has.
     """
+    known = {name for path, _ in jax.tree.leaves_with_path(theta) for name in _names(path)}
+    if unknown := sorted(set(frozen) - known):
+        raise ValueError(f"theta has no part {unknown[0]!r} to freeze; it has {sorted(known)}.")
 
     def entry(path: Any, leaf: Array, unit: Array) -> Array:
-        names = {getattr(part, "key", None) for part in path}
-        return jnp.zeros_like(leaf) if names & set(frozen) else unit
+        return jnp.zeros_like(leaf) if set(_names(path)) & set(frozen) else unit
 
     return jax.tree_util.tree_map_with_path(
         entry, theta, jax.tree.map(jnp.ones_like, theta) if units is None else units
     )
+
+
+def _names(path: Any) -> list[str]:
+    """Names of the parts that a leaf belongs to, of dictionaries and of named tuples."""
+    named = (getattr(part, "key", getattr(part, "name", None)) for part in path)
+    return [name for name in named if isinstance(name, str)]
 
 
 OUTER_ADAM = optax.scale_by_adam(b1=0.9, b2=0.999)

@@ -87,7 +87,8 @@ class Inner(NamedTuple):
 
     Attributes:
       params: the weights, in the optimizer's units.
-      average: their running average over the last sixth of the run, at most fifty updates.
+      average: their running average over the last sixth of the run, at most fifty updates; where
+        nobody asks for its loss, the weights at the start.
       opt_state: of the learned optimizer.
     """
 
@@ -164,6 +165,7 @@ def unroll(
     trial: Trial,
     first_step: Int[Array, ""],
     num_steps: int,
+    *,
     averaged: bool = True,
 ) -> tuple[Inner, Float[Array, " steps"]]:
     """Trains for ``num_steps`` updates.
@@ -217,7 +219,8 @@ def _scan(
     """``jax.lax.scan`` whose backward pass keeps states and repeats what is inside of an update.
 
     It keeps the state before every update; if that is too much, every :data:`BLOCK` updates, and
-    those of a block again while it is in it, for a third forward pass.
+    those of a block again while it is in it, for a third forward pass. Windows that are no multiple
+    of a block are short enough to be kept whole.
     """
     once, count = jax.checkpoint(step), len(indices)
     if count * sum(leaf.size for leaf in jax.tree.leaves(inner)) <= KEPT or count % BLOCK:

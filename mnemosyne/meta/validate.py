@@ -194,10 +194,13 @@ def make_check(
     return check
 
 
+_WORST = math.log(1e3)
+"""Score of a run that diverged, whether to infinity or only very far."""
+
+
 def _log_ratio(ours: float, adam: float) -> float:
-    # A diverged run must not win by being left out: it counts as a thousand times worse. On tiny
-    # data both losses may reach zero, where ratios mean nothing.
-    return math.log((ours + 1e-3) / (adam + 1e-3)) if math.isfinite(ours) else math.log(1e3)
+    # On tiny data both losses may reach zero, where ratios mean nothing.
+    return min(math.log((ours + 1e-3) / (adam + 1e-3)), _WORST) if math.isfinite(ours) else _WORST
 
 
 def _row(name: str, steps: int, mean: float, final: float, adam: Envelope) -> dict[str, Any]:

@@ -67,7 +67,8 @@ def make_system(
     """A task under a learned optimizer, whose loss is its :func:`score`, told at the end.
 
     The windows before cost nothing. Under ``full-es``, which averages over windows, the loss of a
-    problem is its score.
+    problem is its score; no other estimator has a use for it, because they look at windows, in
+    nearly all of which the two runs of a pair do not differ.
 
     Args:
       task: what is trained.
@@ -86,7 +87,14 @@ def make_system(
 
     def advance(theta: Theta, state: Running) -> tuple[Running, Float[Array, ""]]:
         inner, losses = unroll.unroll(
-            task, rule, theta, state.inner, state.trial, state.step, horizon.truncation, False
+            task,
+            rule,
+            theta,
+            state.inner,
+            state.trial,
+            state.step,
+            horizon.truncation,
+            averaged=False,
         )
         moved = state._replace(
             inner=inner,

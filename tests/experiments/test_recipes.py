@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the starts of meta-training are, before any of it."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import mnemosyne
-from experiments import base_start, recipes
+from experiments import base_start, policy_start, recipes
 from mnemosyne import baselines
 from mnemosyne.learned import mnemosyne_rule
 from mnemosyne.meta.tasks import ClassifyTask, mlp_task
@@ -101,3 +102,45 @@ def test_only_features_of_supervised_runs_are_trained() -> None:
     # What the start has written can be changed.
     written = np.asarray(theta["skip"] != 0)
     assert np.all(np.asarray(units["skip"])[written] > 0)
+
+
+def test_rl_is_for_our_own_network() -> None:
+    with pytest.raises(ValueError, match="leave out --rule star"):
+        recipes.rl(baselines.make("star"), None)
+
+
+def test_shipped_policy_weights_are_the_start_of_their_recipe(tmp_path: Path) -> None:
+    recipes.save_start("rl", tmp_path / "rl.safetensors")
+    shipped, written = (
+        mnemosyne.load(name) for name in ("mnemosyne-rl", tmp_path / "rl.safetensors")
+    )
+    assert shipped.config == written.config
+    # Directions are products of matrices, which machines round differently.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        shipped.meta_params,
+        written.meta_params,
+    )
+
+
+def test_rl_trains_what_the_controller_consists_of() -> None:
+    fresh = mnemosyne.init_meta_params(jax.random.key(0), policy_start.NETWORK)
+    units = policy_start.readout_units(fresh)
+    numbers = policy_start.Numbers()
+    start = policy_start.controller(fresh, numbers)
+    for name in ("policy", "value", "anneal", "passes", "target", "noise", "actions", "nesterov"):
+        number = getattr(numbers, name)
+        moved = policy_start.controller(fresh, numbers._replace(**{name: 1.1 * number + 0.01}))
+        reached = [
+            np.any(
+                (np.abs(np.asarray(moved[part] - start[part])) > 1e-6) & np.asarray(units[part] > 0)
+            )
+            for part in ("skip", "heads")
+        ]
+        assert any(reached), name
+    silent = {
+        name
+        for name, part in units.items()
+        if not jax.tree.reduce(np.maximum, jax.tree.map(np.max, part))
+    }
+    assert set(units) - silent == {"skip", "heads"}

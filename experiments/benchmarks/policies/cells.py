@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from envs.api import EpisodeWrapper, State
+from envs.api import EpisodeWrapper
+from experiments.variety import ScaledRewards
 from robotics.algorithm import Algorithm
 from robotics.es.config import ESConfig
 from robotics.networks import NetworkConfig
@@ -112,7 +113,7 @@ class Cell(NamedTuple):
         if self.halved:
             optimizer = _with_half_gradients(optimizer)
         if self.reward_factor != 1.0:
-            env = dataclasses.replace(env, env=_ScaledRewards(env.env, self.reward_factor))
+            env = dataclasses.replace(env, env=ScaledRewards(env.env, self.reward_factor))
         if isinstance(self.config, PPOConfig):
             return make_ppo(env, self.config, optimizer)
         return make_es(env, self.config, optimizer)
@@ -139,21 +140,6 @@ class Cell(NamedTuple):
 
 _ADDED: dict[str, Any] = {"reward_factor": 1.0, "halved": False}
 """Fields of a cell that came later, with what was done before."""
-
-
-class _ScaledRewards:
-    """An environment with its rewards multiplied; all else is the environment's own."""
-
-    def __init__(self, env: Any, factor: float):
-        self._env, self._factor = env, factor
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._env, name)
-
-    def step(self, state: State, action: Any) -> State:
-        """As the environment steps."""
-        after = self._env.step(state, action)
-        return after.replace(reward=self._factor * after.reward)
 
 
 def _with_half_gradients(

@@ -60,7 +60,7 @@ def unit_noise(key: Key[Array, ""], theta: Theta) -> Theta:
 
 
 def perturbation(key: Key[Array, ""], theta: Theta, mask: Theta, sigma: float) -> Theta:
-    """Gaussian noise like ``theta`` with standard deviation ``sigma``, zero where ``mask`` is 0."""
+    """Gaussian noise like ``theta`` with standard deviation ``sigma * mask``."""
     return _scaled(unit_noise(key, theta), mask, sigma)
 
 
@@ -105,7 +105,7 @@ def pes_advance(
     Args:
       system: the inner problem.
       theta: outer parameters.
-      mask: like ``theta``, 1 where it may be perturbed.
+      mask: like ``theta``, the unit in which each entry is perturbed; 0 where it stays.
       sigma: standard deviation of the perturbations.
       state: the pair.
       key: for the perturbation and a possible reset.

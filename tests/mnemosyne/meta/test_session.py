@@ -111,11 +111,13 @@ def test_last_theta_that_is_worse_does_not_replace_the_best(tmp_path: Path) -> N
 
 
 def test_outer_steps_for_fits_the_budget_in_whole_chunks() -> None:
-    steps = session.outer_steps_for(600.0, pace=0.5, validation_s=10.0, every=20)
-    assert steps == 600
-    assert steps % session.CHUNK == 0
-    with pytest.raises(ValueError, match="too short"):
-        session.outer_steps_for(3.0, pace=0.5, validation_s=0.0, every=20)
+    # 600 steps are validated every 30: 20 times 10 s.
+    assert session.validation_interval(600) == 30
+    assert session.outer_steps_for(500.0, pace=0.5, validation_s=10.0) == 600
+    assert session.outer_steps_for(499.0, pace=0.5, validation_s=10.0) < 600
+    assert session.outer_steps_for(15.0, pace=0.5, validation_s=10.0) == session.CHUNK
+    with pytest.raises(ValueError, match=r"too short.*15 s"):
+        session.outer_steps_for(14.0, pace=0.5, validation_s=10.0)
 
 
 def test_measure_pace_sees_a_slow_step() -> None:

@@ -66,7 +66,7 @@ def test_only_the_last_window_tells_a_loss_and_it_is_that_of_the_run(
     assert system.finished(state)
     trial = unroll.draw_trial(key, task, HORIZON, PLAIN)
     inner = unroll.start(task, trial, SGD, theta)
-    _, losses = unroll.unroll(task, SGD, theta, inner, trial, jnp.asarray(0), 12, False)
+    _, losses = unroll.unroll(task, SGD, theta, inner, trial, jnp.asarray(0), 12, averaged=False)
     expected = whole_run.score(jnp.mean(losses), jnp.mean(losses[8:]), losses[0])
     # Full ES averages over windows, of which there are three.
     np.testing.assert_allclose(told, [0.0, 0.0, 3 * expected], rtol=1e-5)
