@@ -16,9 +16,10 @@ from mnemosyne import features
 from mnemosyne.learned import Theta
 
 
-def write(theta: Theta) -> Theta:
-    """The start, written into fresh meta-parameters."""
-    return adaptive(orthogonal(anneal(theta)))
+def write(theta: Theta, told_path: bool = True) -> Theta:
+    """The start, written into fresh meta-parameters; without the path where none is told."""
+    theta = orthogonal(anneal(theta))
+    return adaptive(theta) if told_path else theta
 
 
 def anneal(theta: Theta, power: float = 1.0) -> Theta:

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 import envs
-from envs.api import Env, EpisodeWrapper
+from envs.api import EpisodeWrapper
 from experiments import variety
 from experiments.variety import Draw, Variety
 from mnemosyne.learned import LearnedOptimizer, Theta
@@ -44,7 +44,7 @@ class PolicyProblem(NamedTuple):
 
 
 def make_problem(
-    env: str | Env,
+    env: Any,
     episode_length: int,
     rollouts: int,
     chunk: int,
@@ -52,7 +52,10 @@ def make_problem(
     width: int = 64,
     **config: Any,
 ) -> PolicyProblem:
-    """A problem of ``rollouts`` rollouts, ``chunk`` of them between two outer updates."""
+    """A problem of ``rollouts`` rollouts, ``chunk`` of them between two outer updates.
+
+    ``env`` is a registry name or an environment.
+    """
     inner = envs.make(env) if isinstance(env, str) else env
     sizes = PPOConfig(**config)
     settings = PPOConfig(

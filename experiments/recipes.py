@@ -49,6 +49,23 @@ class Recipe(NamedTuple):
     units: Callable[[Theta], Theta] | None = None
 
 
+NETWORKS = {"base": MnemosyneConfig(residual=False), "rl": policy_start.NETWORK}
+"""What each recipe trains if nothing else is asked for."""
+
+
+def check_start(rule: LearnedOptimizer, network: MnemosyneConfig) -> None:
+    """Refuses networks that the recipes have no first theta for.
+
+    Raises:
+      ValueError: for a mode other than ``plus``.
+    """
+    if rule.name == "mnemosyne" and network.mode != "plus":
+        raise ValueError(
+            f"the recipes start from weights of mode plus, not of mode {network.mode}: leave out "
+            "--network mode=..., or give --init."
+        )
+
+
 def base_systems(rule: LearnedOptimizer, families: Iterable[Family]) -> dict[str, System]:
     """Inner problems of the base recipe, by name."""
     # An LSTM in every coordinate costs hundreds of times ours: 20 updates are what its authors
@@ -61,7 +78,10 @@ def base_systems(rule: LearnedOptimizer, families: Iterable[Family]) -> dict[str
 
 
 def base(
-    rule: LearnedOptimizer, data_folder: Path | None, estimator: EstimatorName | None = None
+    rule: LearnedOptimizer,
+    data_folder: Path | None,
+    estimator: EstimatorName | None = None,
+    network: MnemosyneConfig = NETWORKS["base"],
 ) -> Recipe:
     """Supervised: small networks.
 
@@ -72,6 +92,7 @@ def base(
       rule: the learned optimizer.
       data_folder: holds ``mnist.npz``; ``None`` means scikit-learn's digits.
       estimator: another one than that.
+      network: of our rule.
     """
     families = splits.meta_train_families(data_folder)
     held = [held.task for held in splits.validation_benchmarks(data_folder)]
@@ -82,12 +103,12 @@ def base(
     config = dataclasses.replace(config, estimator=estimator, frozen=rule.fixed)
 
     def make_check(folder: Path) -> Callable[[Theta], list[dict[str, Any]]]:
-        envelopes = validate.make_envelopes(held, _cache_for(held, folder / "envelopes"))
+        envelopes = validate.make_envelopes(held, _cache_in(folder / "envelopes"))
         return validate.make_check(held, rule, envelopes)
 
     def start(config: train.MetaTrainConfig) -> Theta:
         theta = train.init_theta(config, rule)
-        return base_start.write(theta) if ours else theta
+        return base_start.write(theta, network.adaptive) if ours else theta
 
     systems = whole_systems(rule, families) if whole else base_systems(rule, families)
     units = base_start.readout_units if ours and whole else None
@@ -114,7 +135,10 @@ def whole_systems(rule: LearnedOptimizer, families: Iterable[Family]) -> dict[st
 
 
 def rl(
-    rule: LearnedOptimizer, data_folder: Path | None, estimator: EstimatorName | None = None
+    rule: LearnedOptimizer,
+    data_folder: Path | None,
+    estimator: EstimatorName | None = None,
+    network: MnemosyneConfig = NETWORKS["rl"],
 ) -> Recipe:
     """Policies: PPO on cheap control tasks, by evolution strategies over whole runs.
 
@@ -125,11 +149,12 @@ def rl(
       rule: ours.
       data_folder: not needed.
       estimator: another one than ``full-es``.
+      network: of our rule.
 
     Raises:
       ValueError: for a baseline.
     """
-    del data_folder
+    del data_folder, network
     if rule.name != "mnemosyne":
         raise ValueError(f"--recipe rl starts from weights of ours: leave out --rule {rule.name}.")
     problems, varied = splits.meta_train_problems(), Variety()
@@ -155,14 +180,11 @@ def rl(
 
 
 RECIPES: dict[str, Callable[..., Recipe]] = {"base": base, "rl": rl}
-NETWORKS = {"base": MnemosyneConfig(residual=False), "rl": policy_start.NETWORK}
-"""What each recipe trains if nothing else is asked for."""
 
 
-def _cache_for(tasks: list[Task], folder: Path) -> Callable[[str, Callable[[], Any]], Any]:
-    def stored(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        task: Any = next(task for task in tasks if name.startswith(task.name))
-        description = {"name": name, "data": cache.array_hash(task.inputs, task.targets)}
+def _cache_in(folder: Path) -> Callable[[str, Task, Callable[[], dict[str, Any]]], Any]:
+    def stored(name: str, task: Task, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        description = {"name": name, "task": cache.describe(task)}
         return cache.cached("adam9", description, compute, folder)
 
     return stored

@@ -79,7 +79,7 @@ def draw(key: Key[Array, ""], wrapper: EpisodeWrapper, variety: Variety) -> Draw
 
 def varied_env(wrapper: EpisodeWrapper, drawn: Draw) -> EpisodeWrapper:
     """The environment under the conditions of one run."""
-    env = ScaledRewards(_with_physics(wrapper.env, drawn.physics), drawn.reward)
+    env: Any = ScaledRewards(_with_physics(wrapper.env, drawn.physics), drawn.reward)
     return _Limited(env, wrapper.episode_length, drawn.limit)
 
 
@@ -151,7 +151,9 @@ class ScaledRewards:
         return after.replace(reward=self.factor * after.reward)
 
 
-def weights(chunk: Int[Array, ""], chunks: Int[Array, ""], late: float = 0.25) -> Float[Array, ""]:
+def weights(
+    chunk: Int[Array, ""], chunks: Int[Array, ""] | int, late: float = 0.25
+) -> Float[Array, ""]:
     """What a chunk's return counts in the objective; sums to ``chunks``.
 
     Half is the area under the curve, half the mean of the last chunks.

@@ -125,8 +125,10 @@ def _prepare(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
     artifact = mnemosyne.load(settings["init"]) if settings["init"] else None
     network = artifact.config if artifact else _network(settings)
     rule = _rule(settings["rule"], network)
+    if artifact is None:
+        recipes.check_start(rule, network)
     recipe = recipes.RECIPES[settings["recipe"]](
-        rule, data.data_dir(settings["data_dir"]), settings["estimator"]
+        rule, data.data_dir(settings["data_dir"]), settings["estimator"], network
     )
     config = dataclasses.replace(
         recipe.config,

@@ -132,14 +132,15 @@ VALIDATION_SEEDS = 4
 
 
 def make_envelopes(
-    tasks: Sequence[Task], cache: Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
+    tasks: Sequence[Task],
+    cache: Callable[[str, Task, Callable[[], dict[str, Any]]], dict[str, Any]],
 ) -> dict[str, dict[int, Envelope]]:
     """The best of nine Adam rates on every validation task.
 
     Args:
       tasks: to compute envelopes for.
-      cache: ``cache(key, compute)`` returns stored numbers for ``key`` or stores what ``compute``
-        gives.
+      cache: ``cache(name, task, compute)`` returns the numbers that are stored for a name and
+        task, or stores what ``compute`` gives.
 
     Returns:
       Envelopes by task name and horizon.
@@ -153,7 +154,7 @@ def make_envelopes(
                 return envelope(adam_grid(task, keys, steps))._asdict()
 
             name = f"{task.name}/adam9/{steps}x{VALIDATION_SEEDS}"
-            envelopes.setdefault(task.name, {})[steps] = Envelope(**cache(name, compute))
+            envelopes.setdefault(task.name, {})[steps] = Envelope(**cache(name, task, compute))
     return envelopes
 
 

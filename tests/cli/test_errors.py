@@ -343,6 +343,8 @@ def test_executable_ends_with_one_sentence_and_code_2(root):
         (("--out", "m", "--outer-steps", "9", "--network", "residul=false"), "residul"),
         (("--out", "m", "--outer-steps", "9", "--data-dir", "nowhere"), "'nowhere' does not exist"),
         (("--out", "m", "--outer-steps", "9", "--init", "mnemosyne-bas"), "mnemosyne-base"),
+        (("--out", "m", "--outer-steps", "9", "--network", 'mode="paper"'), "of mode plus"),
+        (("--out", "m", "--outer-steps", "9", "--recipe", "rl", "--rule", "lstm"), "leave out"),
     ],
 )
 def test_meta_training_mistakes_are_told_before_any_work(refuse, flags, sentence):

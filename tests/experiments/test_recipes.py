@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import mnemosyne
 from experiments import base_start, policy_start, recipes
-from mnemosyne import baselines
+from mnemosyne import baselines, features
 from mnemosyne.learned import mnemosyne_rule
 from mnemosyne.meta.tasks import ClassifyTask, mlp_task
 from mnemosyne.meta.validate import train_curve
@@ -144,3 +145,26 @@ def test_rl_trains_what_the_controller_consists_of() -> None:
         if not jax.tree.reduce(np.maximum, jax.tree.map(np.max, part))
     }
     assert set(units) - silent == {"skip", "heads"}
+
+
+def test_rows_that_base_trains_hold_what_their_names_say() -> None:
+    shapes = [(8, 4), (16,)]
+    rows = jax.random.normal(jax.random.key(0), (2, 64)) * jnp.asarray([[0.5], [0.02]])
+    sample = features.Sample(rows, rows, jnp.square(rows), rows)
+    static = np.concatenate([features.shape_features(shape, 1) for shape in shapes])
+    counts = jnp.asarray([32.0, 16.0])
+    found, _ = features.token_features(sample, counts, jnp.asarray(static))
+    size = features.rms(rows)
+    overall = jnp.sqrt(jnp.sum(counts * size**2) / 48.0)
+    expected = {
+        base_start._USUAL_SIZE: jnp.log(size / features.USUAL_RMS) / 8.0,
+        base_start._RELATIVE_SIZE: jnp.log(size / overall) / 4.0,
+        base_start._NUMBER: jnp.log10(counts) / 4.0 - 0.5,
+        base_start._FAN_IN: jnp.log10(jnp.asarray([8.0, 1.0])) / 3.0,
+        base_start._IS_VECTOR: jnp.asarray([0.0, 1.0]),
+    }
+    for row, values in expected.items():
+        np.testing.assert_allclose(found[:, row], values, rtol=1e-4, atol=1e-6)
+    # The path's three features of a token follow.
+    own = found.shape[1]
+    assert (own, own + 1) == (base_start._OWN_TURN, base_start._OWN_STRAIGHTNESS)

@@ -14,25 +14,32 @@ from mnemosyne import MnemosyneConfig, artifacts
 from mnemosyne.learned import LearnedOptimizer
 from mnemosyne.meta import session, train
 from mnemosyne.meta.estimators import System
+from robotics.checkpoint import Checkpointer
 
 TARGET = jnp.asarray([1.0, -2.0, 0.5])
 RULE = LearnedOptimizer("toy", lambda key: {"w": jnp.zeros(3)}, lambda theta: None)  # type: ignore
 CONFIG = train.MetaTrainConfig(outer_steps=40, num_workers=2, learning_rate=0.1, seed=3)
 
 
+class Windows(NamedTuple):
+    """Where a toy problem stands; its noise grows with what it has gone through."""
+
+    noise: Any
+    count: Any
+
+
 def toy() -> train.Families:
-    """A problem of one truncation: the squared distance of theta to a noisy target."""
+    """A problem of three windows: the squared distance of theta to a noisy target."""
 
-    def advance(theta: Any, state: jax.Array) -> tuple[jax.Array, jax.Array]:
-        noise = 0.1 * jax.random.normal(jax.random.wrap_key_data(state), (3,))
-        return state, jnp.sum(jnp.square(theta["w"] - TARGET - noise))
+    def reset(theta: Any, key: Any, fraction: Any) -> Windows:
+        del theta, fraction
+        return Windows(0.1 * jax.random.normal(key, (3,)), jnp.zeros((), jnp.int32))
 
-    system = System(
-        reset=lambda theta, key, fraction: jax.random.key_data(key),
-        advance=advance,
-        finished=lambda state: jnp.ones((), bool),
-    )
-    return {"toy": system}
+    def advance(theta: Any, state: Windows) -> tuple[Windows, jax.Array]:
+        loss = jnp.sum(jnp.square(theta["w"] - TARGET - state.noise))
+        return Windows(1.5 * state.noise, state.count + 1), loss
+
+    return {"toy": System(reset, advance, lambda state: state.count >= 3)}
 
 
 def check(theta: Any) -> list[dict[str, Any]]:
@@ -66,7 +73,7 @@ class Memory:
         return self.saved[self.steps()[-1]]
 
 
-def run(folder: Path, checkpointer: Memory) -> dict[str, Any]:
+def run(folder: Path, checkpointer: Any) -> dict[str, Any]:
     found = session.Session(toy(), check, MnemosyneConfig(), CONFIG, folder, {}, 10)
     advance = session.make_advance(found.families, CONFIG)
     return found.run(
@@ -93,6 +100,41 @@ def test_killed_run_ends_like_one_that_was_not(tmp_path: Path, saves: int) -> No
     resumed = run(tmp_path / "killed", checkpointer)
     for name in ("best", "meta_params_sha256", "last_meta_params_sha256"):
         assert resumed[name] == whole[name]
+    assert resumed["walltime_s"] > checkpointer.saved[10 * saves].host["walltime_s"] > 0
+
+
+def test_resumed_from_the_disk_it_ends_alike_and_would_not_without_its_workers(
+    tmp_path: Path,
+) -> None:
+    whole = run(tmp_path / "whole", Memory())
+    stopped = Memory(1)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", stopped)
+    saved = stopped.saved[10]
+    with Checkpointer(tmp_path / "checkpoints") as checkpointer:
+        checkpointer.save(10, saved.state, saved.host)
+        resumed = run(tmp_path / "killed", checkpointer)
+    assert resumed["last_meta_params_sha256"] == whole["last_meta_params_sha256"]
+    lost = Memory()
+    fresh = train.init(toy(), RULE.init(jax.random.key(0)), CONFIG).workers
+    lost.saved[10] = Saved(saved.state._replace(workers=fresh), saved.host)
+    other = run(tmp_path / "lost", lost)
+    assert other["last_meta_params_sha256"] != whole["last_meta_params_sha256"]
+
+
+def test_validation_without_a_number_is_told(tmp_path: Path) -> None:
+    found = session.Session(
+        toy(),
+        lambda theta: [{"task": "toy", "score": np.nan}],
+        MnemosyneConfig(),
+        CONFIG,
+        tmp_path,
+        {},
+        10,
+    )
+    advance = session.make_advance(found.families, CONFIG)
+    with pytest.raises(ValueError, match="outer step 10 is nan"):
+        found.run(advance, Memory(), lambda step, scalars: None, RULE.init(jax.random.key(0)))
 
 
 def test_last_theta_that_is_worse_does_not_replace_the_best(tmp_path: Path) -> None:

@@ -278,7 +278,61 @@ def test_check_scores_the_envelope_itself_as_zero(
 
     rule = LearnedOptimizer("adam", lambda key: jnp.asarray(3e-2), adam)
     check = validate.make_check([task], rule, {task.name: {20: best}})
-    same, slow, wild = (check(jnp.asarray(rate))[0] for rate in (3e-2, 1e-5, jnp.inf))
+    same, slow, far, wild = (check(jnp.asarray(rate))[0] for rate in (3e-2, 1e-5, 1e6, jnp.inf))
     np.testing.assert_allclose(same["score"], 0.0, atol=1e-4)
-    assert 0.1 < slow["score"] < wild["score"] < 10
+    # However far a run goes astray, it is not worse than one that is lost.
+    assert 1e4 < far["final_loss"] < jnp.inf
+    assert 0.1 < slow["score"] < far["score"] == wild["score"] < 10
     assert same["task"] == "tiny/20"
+
+
+def test_a_window_is_judged_by_its_late_losses_and_late_windows_count_more(
+    task: ClassifyTask,
+) -> None:
+    horizon = unroll.Horizon(shortest=4, longest=4, truncation=2)
+    plain = unroll.Augmentation(0.0, 0.0, 0.0, 1.0, 1.0)
+    system = unroll.make_system(task, SGD, horizon, plain)
+    theta = SGD.init(jax.random.key(0))
+    state = system.reset(theta, jax.random.key(1), 1.0)
+    found = []
+    for step in (0, 2):
+        _, losses = unroll.unroll(task, SGD, theta, state.inner, state.trial, jnp.asarray(step), 2)
+        first, second = jax.vmap(task.normalize)(losses)
+        state, loss = system.advance(theta, state)
+        found.append((float(loss), float((first + 8.0 * second) / 9.0)))
+    # The middles of the two windows are at a quarter and at three quarters of the run.
+    np.testing.assert_allclose([a / b for a, b in found], [0.75, 1.25], rtol=1e-5)
+
+
+def test_extras_are_told_or_withheld_as_drawn(task: ClassifyTask) -> None:
+    heard: list[dict[str, Any]] = []
+
+    def listening(theta: Any) -> optax.GradientTransformationExtraArgs:
+        def update(updates: Any, state: Any, params: Any = None, **extras: Any) -> Any:
+            jax.debug.callback(lambda **told: heard.append(told), **extras)
+            return jax.tree.map(lambda g: -theta * g, updates), state
+
+        return optax.GradientTransformationExtraArgs(lambda params: (), update)
+
+    rule = LearnedOptimizer("listener", lambda key: jnp.asarray(0.1), listening)
+    trial = unroll.draw_trial(jax.random.key(0), task, HORIZON, PLAIN)
+    for told in (True, False):
+        trial = trial._replace(tells_value=jnp.asarray(told), tells_progress=jnp.asarray(not told))
+        inner = unroll.start(task, trial, rule, jnp.asarray(0.1))
+        heard.clear()
+        jax.block_until_ready(
+            unroll.unroll(task, rule, jnp.asarray(0.1), inner, trial, jnp.asarray(0), 2)
+        )
+        jax.effects_barrier()
+        assert len(heard) == 2
+        assert all(np.isfinite(x["value"]) == told for x in heard)
+        assert all(np.isfinite(x["progress"]) != told for x in heard)
+
+
+def test_parts_to_freeze_are_known_by_name() -> None:
+    theta = {"memory": {"log_tau": jnp.zeros(2)}, "skip": jnp.zeros(3)}
+    mask = train.trainable(theta, ["log_tau"])
+    np.testing.assert_array_equal(mask["memory"]["log_tau"], 0.0)
+    np.testing.assert_array_equal(mask["skip"], 1.0)
+    with pytest.raises(ValueError, match="no part 'log_tua'"):
+        train.trainable(theta, ["log_tua"])
