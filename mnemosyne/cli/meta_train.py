@@ -250,13 +250,14 @@ def _finish(session: Any, advance: Any, start: Any, say: Callable[[str], None]) 
             for tag, value in scalars.items():
                 writer.add_scalar(tag, value, step)
             if "meta/validation" in scalars:
-                left = (time.monotonic() - first[1]) / max(step - first[0], 1) * (total - step)
                 scores = " ".join(
                     f"{value:+.3f}" for tag, value in scalars.items() if "validation/" in tag
                 )
-                say(
-                    f"{step:6d}/{total} | minus Adam (low is good): {scores} | ETA {duration(left)}"
-                )
+                line = f"{step:6d}/{total} | minus Adam (low is good): {scores}"
+                if step > first[0]:
+                    pace = (time.monotonic() - first[1]) / (step - first[0])
+                    line += f" | ETA {duration(pace * (total - step))}"
+                say(line)
 
         result = session.run(advance, checkpointer, monitor, start)
     result["artifact"] = str(session.folder / "best.safetensors")
