@@ -218,6 +218,15 @@ def meta_train_problems() -> list[policies.PolicyProblem]:
         policies.make_problem(
             "control:pointmass", 100, 64, 4, 85.0, 32, **small | {"num_updates_per_batch": 8}
         ),
+        # The one on which runs collapse late.
+        policies.make_problem(
+            "brax:inverted_pendulum",
+            1000,
+            160,
+            8,
+            1000.0,
+            **small | {"normalize_rewards": False, "reward_scaling": 0.1},
+        ),
         policies.make_problem(Together(pendulum, 3), 200, 80, 4, 150.0, **small | {"num_envs": 32}),
         policies.make_problem(Together(pendulum, 6), 200, 80, 4, 120.0, **small | {"num_envs": 64}),
     ]

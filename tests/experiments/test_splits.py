@@ -101,3 +101,11 @@ def test_digits_validation_rows_follow_the_training_rows() -> None:
     whole = data.digits()
     labels = np.concatenate([training.labels, held.targets])
     np.testing.assert_array_equal(labels, whole.labels)
+
+
+def test_policies_are_trained_on_m_and_chosen_on_v() -> None:
+    trained, chosen = splits.meta_train_problems(), splits.validation_problems()
+    assert {splits.env_split(problem.env.env.name) for problem in trained} == {"meta-train"}
+    assert {splits.env_split(problem.env.env.name) for problem in chosen} == {"validation"}
+    assert len({problem.name for problem in trained}) == len(trained)
+    assert {problem.env.env.action_size for problem in trained} == {1, 2, 3, 6}
