@@ -12,6 +12,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from experiments.readout import BETA1, NESTEROV, PACE, POLAR, STEP, TURN
 from mnemosyne import features
 from mnemosyne.learned import Theta
 
@@ -28,7 +29,7 @@ def anneal(theta: Theta, power: float = 1.0) -> Theta:
     Its last feature is ``log(1.01 - progress) / 4.7``. The outer Adam would need hundreds of steps
     to move a weight so far.
     """
-    skip = theta["skip"].at[features.input_row("progress", 2), 0].add(4.7 * power)
+    skip = theta["skip"].at[features.input_row("progress", 2), STEP].add(4.7 * power)
     return theta | {"skip": skip}
 
 
@@ -41,8 +42,8 @@ def orthogonal(theta: Theta) -> Theta:
     """
     # The first time feature, t / (t + 3), is 1 after a few updates: it serves as a constant.
     constant = features.input_row("time", 0)
-    skip = theta["skip"].at[constant, 0].add(1.8).at[constant, 1].add(0.5)
-    return theta | {"skip": skip.at[constant, 4].add(1.2)}
+    skip = theta["skip"].at[constant, STEP].add(1.8).at[constant, NESTEROV].add(0.5)
+    return theta | {"skip": skip.at[constant, POLAR].add(1.2)}
 
 
 def adaptive(theta: Theta) -> Theta:
@@ -54,16 +55,13 @@ def adaptive(theta: Theta) -> Theta:
     """
     turn, size = features.input_row("path", 0), features.NUM_TOKEN_FEATURES
     times = [features.input_row("time", index) for index in range(4)]
-    skip = theta["skip"].at[turn, 5].set(3.3).at[times[0], 5].set(-0.1)
+    skip = theta["skip"].at[turn, TURN].set(3.3).at[times[0], TURN].set(-0.1)
     for row, weight in zip(times[1:], (-1.0, -2.6, -3.0), strict=True):
-        skip = skip.at[row, 6].set(weight)
+        skip = skip.at[row, PACE].set(weight)
     # The first feature of the network is the size of its weights, in eights of a logarithm.
-    return theta | {"skip": skip.at[size, 0].set(8.0 * 0.7)}
+    return theta | {"skip": skip.at[size, STEP].set(8.0 * 0.7)}
 
 
-# Columns of the readout: step size, Nesterov weight, decays of both moments, weight of the
-# orthogonalised momentum, direction and pace of the gain.
-_STEP, _NESTEROV, _BETA1, _BETA2, _POLAR, _TURN, _PACE = range(7)
 # Rows of a token's own features.
 _USUAL_SIZE, _RELATIVE_SIZE = 5, 6
 _NUMBER, _FAN_IN, _IS_VECTOR = 12, 13, 14
@@ -90,16 +88,16 @@ def _readout() -> dict[tuple[int, int], float]:
     progress, log_left = (features.input_row("progress", index) for index in (1, 2))
     trend = features.input_row("value", 2)
     size, consistency, _, agreement = (features.input_row("network", index) for index in range(4))
-    found = {(constant, column): 1.0 for column in range(7)} | {(constant, _TURN): 0.1}
+    found = {(constant, column): 1.0 for column in range(7)} | {(constant, TURN): 0.1}
     for time in times:
-        found |= {(time, column): 1.0 for column in (_STEP, _BETA1, _POLAR, _PACE)}
-        found[time, _TURN] = 0.1
-    found |= {(progress, column): 1.0 for column in (_STEP, _NESTEROV, _BETA1)}
-    found |= {(log_left, _STEP): 3.0, (progress, _TURN): 0.1}
-    found |= {(turn, _TURN): 3.0, (turn, _STEP): 1.0, (_OWN_TURN, _TURN): 2.0}
-    found |= {(straightness, _TURN): 0.3, (_OWN_STRAIGHTNESS, _TURN): 0.3}
-    found |= {(size, _STEP): 5.0, (_USUAL_SIZE, _STEP): 5.0, (_RELATIVE_SIZE, _STEP): 3.0}
-    found |= {(row, _STEP): 1.0 for row in (_NUMBER, _FAN_IN, _IS_VECTOR)}
-    found |= {(_NUMBER, _POLAR): 1.0, (_FAN_IN, _TURN): 0.1, (_IS_VECTOR, _TURN): 0.1}
-    found |= {(consistency, _STEP): 2.0, (consistency, _TURN): 0.2, (agreement, _TURN): 0.3}
-    return found | {(trend, _STEP): 0.3, (trend, _TURN): 0.1}
+        found |= {(time, column): 1.0 for column in (STEP, BETA1, POLAR, PACE)}
+        found[time, TURN] = 0.1
+    found |= {(progress, column): 1.0 for column in (STEP, NESTEROV, BETA1)}
+    found |= {(log_left, STEP): 3.0, (progress, TURN): 0.1}
+    found |= {(turn, TURN): 3.0, (turn, STEP): 1.0, (_OWN_TURN, TURN): 2.0}
+    found |= {(straightness, TURN): 0.3, (_OWN_STRAIGHTNESS, TURN): 0.3}
+    found |= {(size, STEP): 5.0, (_USUAL_SIZE, STEP): 5.0, (_RELATIVE_SIZE, STEP): 3.0}
+    found |= {(row, STEP): 1.0 for row in (_NUMBER, _FAN_IN, _IS_VECTOR)}
+    found |= {(_NUMBER, POLAR): 1.0, (_FAN_IN, TURN): 0.1, (_IS_VECTOR, TURN): 0.1}
+    found |= {(consistency, STEP): 2.0, (consistency, TURN): 0.2, (agreement, TURN): 0.3}
+    return found | {(trend, STEP): 0.3, (trend, TURN): 0.1}

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments.readout import BETA1, BETA2, NESTEROV, PACE, STEP, TURN
 from mnemosyne import MnemosyneConfig, features
 from mnemosyne.learned import Theta
 
@@ -134,43 +135,39 @@ def _steps(heads: Any, skip: Any, hidden: dict[str, int], n: Numbers) -> tuple[A
     """Step sizes of the three roles, the Nesterov weight and the second moment's decay."""
     told, progress = features.input_row("kl", 0), features.input_row("progress", 2)
     rise, half = n.policy - n.unknown, jnp.arctanh(n.nesterov) / 2.0
-    heads = heads.at[_ONE, 0].set(n.unknown).at[_ONE, 1].set(half)
-    skip = skip.at[told, 0].set(rise).at[told, 1].set(-half)
-    heads = heads.at[hidden["is_value"], 0].set(n.value - n.unknown + rise + n.passes / 2.0)
-    heads = heads.at[hidden["later_value"], 0].set(-n.passes)
+    heads = heads.at[_ONE, STEP].set(n.unknown).at[_ONE, NESTEROV].set(half)
+    skip = skip.at[told, STEP].set(rise).at[told, NESTEROV].set(-half)
+    heads = heads.at[hidden["is_value"], STEP].set(n.value - n.unknown + rise + n.passes / 2.0)
+    heads = heads.at[hidden["later_value"], STEP].set(-n.passes)
     # log(1.01 - progress) is read in 4.7s. The policy's step, which the divergence decides, is
     # freed of it again.
-    skip = skip.at[progress, 0].set(4.7 * n.anneal)
-    heads = heads.at[hidden["annealed_policy"], 0].set(4.7 * n.anneal)
+    skip = skip.at[progress, STEP].set(4.7 * n.anneal)
+    heads = heads.at[hidden["annealed_policy"], STEP].set(4.7 * n.anneal)
     # tanh(3) is the decay that is nearest to 0.999, 0 is 0.99.
-    heads = heads.at[hidden["is_value"], 3].set(6.0)
-    return heads, skip.at[told, 3].set(3.0)
+    heads = heads.at[hidden["is_value"], BETA2].set(6.0)
+    return heads, skip.at[told, BETA2].set(3.0)
 
 
 def _feedback(heads: Any, skip: Any, hidden: dict[str, int], n: Numbers) -> tuple[Any, Any]:
     """Direction and pace of the change of the gain."""
     told, logarithm, size = (features.input_row("kl", index) for index in range(3))
     # log(kl / 0.01) is read in fives, the ratio of momentum to gradients in fours.
-    skip = skip.at[told, 5].set(n.slope * (jnp.log(n.target / 0.01) + n.noise))
-    skip = skip.at[logarithm, 5].set(-5.0 * n.slope)
-    skip = skip.at[features.input_row("network", 1), 5].set(4.0 * n.slope * n.noise)
+    skip = skip.at[told, TURN].set(n.slope * (jnp.log(n.target / 0.01) + n.noise))
+    skip = skip.at[logarithm, TURN].set(-5.0 * n.slope)
+    skip = skip.at[features.input_row("network", 1), TURN].set(4.0 * n.slope * n.noise)
     # The logarithm of the number of action entries is read in fives.
     present, entries = (features.input_row("action_size", index) for index in range(2))
-    skip = skip.at[present, 5].set(-n.slope * n.actions * math.log(USUAL_ACTIONS))
-    skip = skip.at[entries, 5].set(5.0 * n.slope * n.actions)
-    heads = heads.at[hidden["above_largest"], 5].set(-200.0)
+    skip = skip.at[present, TURN].set(-n.slope * n.actions * math.log(USUAL_ACTIONS))
+    skip = skip.at[entries, TURN].set(5.0 * n.slope * n.actions)
+    heads = heads.at[hidden["above_largest"], TURN].set(-200.0)
     # Only policies, and not on the first update from a rollout: there the divergence is 0, which
     # is read as -1 and says nothing: the pace is one half at a divergence of 1e-4. But many updates
     # from one rollout end with tiny steps, and the next one has to begin with them: from below
     # ``lost`` any divergence counts, or the policy would stand still for the rest of the run.
-    heads = heads.at[_ONE, 6].set(-20.0)
-    heads = heads.at[hidden["lost"], 6].set(1e4)
-    skip = skip.at[told, 6].set(300.0)
-    return heads, skip.at[logarithm, 6].set(150.0).at[size, 6].set(-150.0)
-
-
-# Columns of the readout: step size, Nesterov weight, decays of both moments, direction of the gain.
-_STEP, _NESTEROV, _BETA1, _BETA2, _TURN = 0, 1, 2, 3, 5
+    heads = heads.at[_ONE, PACE].set(-20.0)
+    heads = heads.at[hidden["lost"], PACE].set(1e4)
+    skip = skip.at[told, PACE].set(300.0)
+    return heads, skip.at[logarithm, PACE].set(150.0).at[size, PACE].set(-150.0)
 
 
 def readout_units(theta: Theta) -> Theta:
@@ -190,10 +187,10 @@ def readout_units(theta: Theta) -> Theta:
     scale = _CONSTANT / math.sqrt(theta["bias"].size)
     is_value, annealed_policy, later_value = range(_HIDDEN, _HIDDEN + 3)
     for row, column, unit in (
-        (is_value, _STEP, 0.7),
-        (annealed_policy, _STEP, 2.0),
-        (later_value, _STEP, 0.5),
-        (is_value, _BETA2, 2.0),
+        (is_value, STEP, 0.7),
+        (annealed_policy, STEP, 2.0),
+        (later_value, STEP, 0.5),
+        (is_value, BETA2, 2.0),
     ):
         heads = heads.at[row, column].set(scale * unit)
     return units | {"skip": skip, "heads": heads}
@@ -205,12 +202,12 @@ def _readout() -> dict[tuple[int, int], float]:
     times = [features.input_row("time", index) for index in range(4)]
     progress, log_left = (features.input_row("progress", index) for index in (1, 2))
     consistency = features.input_row("network", 1)
-    found = {(row, _STEP): 0.7 for row in (told, *times, progress)} | {(log_left, _STEP): 2.0}
-    found |= {(row, _NESTEROV): 0.3 for row in (told, times[0])}
-    found |= {(row, _BETA1): 0.5 for row in (told, times[0])} | {(told, _BETA2): 1.0}
-    found |= {(row, _TURN): 1.5 for row in (told, times[2], progress)}
-    found |= {(divergence, _TURN): 3.0, (consistency, _TURN): 4.0}
-    found[features.input_row("action_size", 1), _TURN] = 5.0
+    found = {(row, STEP): 0.7 for row in (told, *times, progress)} | {(log_left, STEP): 2.0}
+    found |= {(row, NESTEROV): 0.3 for row in (told, times[0])}
+    found |= {(row, BETA1): 0.5 for row in (told, times[0])} | {(told, BETA2): 1.0}
+    found |= {(row, TURN): 1.5 for row in (told, times[2], progress)}
+    found |= {(divergence, TURN): 3.0, (consistency, TURN): 4.0}
+    found[features.input_row("action_size", 1), TURN] = 5.0
     for name in ("value", "clip_fraction", "entropy", "explained_variance", "epoch"):
-        found[features.input_row(name, 1), _TURN] = 1.5
+        found[features.input_row(name, 1), TURN] = 1.5
     return found

@@ -22,4 +22,4 @@ for seed in 0 1 2; do
     fi
     python3 -m mnemosyne.cli.main meta-train "${how[@]}" --out "$folder" >"$folder.log" 2>&1 &
 done
-wait
+wait_for_all

@@ -16,4 +16,4 @@ for env in brax:halfcheetah brax:hopper brax:inverted_pendulum brax:inverted_dou
     brax:reacher control:cartpole-swingup control:pendulum control:pointmass; do
     python3 -m experiments.policy_search --env "$env" --json "$out/${env/:/_}.json" "$@" &
 done
-wait
+wait_for_all

@@ -15,3 +15,12 @@ if command -v nvidia-cuda-mps-control >/dev/null && [ -z "${CUDA_MPS_PIPE_DIRECT
     nvidia-cuda-mps-control -d
     trap 'echo quit | nvidia-cuda-mps-control' EXIT
 fi
+
+# Waits for everything that was started; fails if any of it did.
+wait_for_all() {
+    local job failed=0
+    for job in $(jobs -p); do
+        wait "$job" || failed=1
+    done
+    return "$failed"
+}
