@@ -55,6 +55,9 @@ class MnemosyneConfig:
     adaptive: bool = True
     """``plus``: the network is told of the recent path of the weights, from which it can find step
     sizes along the way."""
+    eigenbasis: bool = False
+    """``plus``: matrices are seen in the eigenbasis of their gradients' second moments, as in
+    Shampoo; for networks of narrow layers, such as policies."""
     max_gain_change: float = 0.2
     """``plus``: by how much an update can change what step sizes are multiplied by, as a
     logarithm."""

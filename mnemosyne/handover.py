@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from mnemosyne import plus, units, warmstart
+from mnemosyne import eigenbasis, plus, units, warmstart
 from mnemosyne.config import MnemosyneConfig
 from mnemosyne.layout import Layout
 from mnemosyne.packing import from_blocks, make_packing, to_blocks
@@ -148,6 +148,8 @@ def to_adam(ours: Any, adam: Any, config: MnemosyneConfig, betas: tuple[float, f
     scale = state.units.scale
     mu = _per_token(state.mu, _inverse(state.mu_mass), layout, config)
     nu = _per_token(state.nu, _inverse(state.nu_mass), layout, config)
+    if (bases := eigenbasis.find_bases(ours)) is not None:
+        mu, nu = eigenbasis.rotate_back(mu, bases), eigenbasis.second_moment_back(nu, bases)
     # One factor at a time: the square of the units may be no float32 where the product is.
     mu = jax.tree.map(lambda leaf: leaf * scale * (1.0 - betas[0] ** count), mu)
     nu = jax.tree.map(lambda leaf: leaf * scale * scale * (1.0 - betas[1] ** count), nu)
@@ -179,8 +181,11 @@ def to_mnemosyne(adam: Any, ours: Any, betas: tuple[float, float]) -> Any:
     peak = jnp.maximum(first * _inverse(masses[0]), jnp.sqrt(second * _inverse(masses[1])))
     size = units.from_peak(peak)
     inverse = _inverse(size.scale)
-    mu = jax.tree.map(lambda leaf: leaf * inverse, moments.mu)
-    nu = jax.tree.map(lambda leaf: leaf * inverse * inverse, moments.nu)
+    first, second = moments.mu, moments.nu
+    if (bases := eigenbasis.find_bases(ours)) is not None:
+        first, second = eigenbasis.rotate(first, bases), eigenbasis.second_moment(second, bases)
+    mu = jax.tree.map(lambda leaf: leaf * inverse, first)
+    nu = jax.tree.map(lambda leaf: leaf * inverse * inverse, second)
     filled = state._replace(
         count=moments.count,
         mu=_cast(mu, state.mu),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
-from mnemosyne import artifacts, controller, paper, plus
+from mnemosyne import artifacts, controller, eigenbasis, paper, plus
 from mnemosyne.config import MnemosyneConfig
 from mnemosyne.controller import MetaParams
 
@@ -70,7 +70,8 @@ def scale_by_mnemosyne(
     # Artifacts come as NumPy arrays; what is traced stays as it is.
     meta_params = jax.tree.map(jnp.asarray, meta_params)
     if config.mode == "plus":
-        return plus.scale_by_plus(meta_params, config)
+        core = plus.scale_by_plus(meta_params, config)
+        return eigenbasis.in_eigenbasis(core) if config.eigenbasis else core
     return paper.scale_by_paper(meta_params, config)
 
 

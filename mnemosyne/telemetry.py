@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mnemosyne import eigenbasis
 from mnemosyne.path import straightness
 from mnemosyne.plus import ScaleByMnemosyneState
 from mnemosyne.rule import inverse_sqrt
@@ -52,6 +53,8 @@ def telemetry(state: Any, updates: optax.Updates, params: optax.Params) -> Scala
     ours = find_state(state)
     if ours is None:
         return scalars
+    turned = eigenbasis.find_bases(state)
+    updates = updates if turned is None else eigenbasis.rotate(updates, turned)
     adam = jax.tree.map(lambda m, v: -m * inverse_sqrt(v), ours.mu, ours.nu)
     found: Scalars = {}
     if ours.path.log_gain.size:

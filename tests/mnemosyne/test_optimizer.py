@@ -319,8 +319,8 @@ def test_write_shared_stores_the_mean_of_the_patterns_of_a_slot() -> None:
 def test_telemetry_of_shipped_weights_is_finite(weights: str) -> None:
     optimizer = mnemosyne.mnemosyne(weights, total_steps=10)
     params = jax.tree.map(jnp.asarray, problems.tree())
-    updates, state = optimizer.update(params, optimizer.init(params), params)
-    scalars = telemetry(state, updates, params)
+    updates, state = jax.jit(optimizer.update)(params, optimizer.init(params), params)
+    scalars = jax.jit(telemetry)(state, updates, params)
     assert all(jnp.isfinite(value) for value in scalars.values()), scalars
     assert "optimizer/log_gain" in scalars
 
