@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first theta of the policy recipe: a controller of the KL divergence, written into weights.
 
-The policy's step is multiplied, before every update, by up to :data:`MAX_GAIN_CHANGE`, so that its
+Matrices are seen in the eigenbasis of their gradients (:mod:`mnemosyne.eigenbasis`). The policy's step is multiplied, before every update, by up to :data:`MAX_GAIN_CHANGE`, so that its
 KL divergence from the policy that acted goes to a target, which is lower the noisier its gradients
 are. The value network has a step of its own, which falls over the run and over the passes of a
 rollout. A network of which the host says nothing is the one Adam that a search on M found best,
@@ -30,6 +30,7 @@ NETWORK = MnemosyneConfig(
     adaptive=False,
     encoder=False,
     cross_token=False,
+    eigenbasis=True,
     max_gain_change=MAX_GAIN_CHANGE,
 )
 """Without what would be silent: on networks as small as policies, every part costs time."""

@@ -21,7 +21,7 @@ from optax import contrib
 
 import mnemosyne
 from experiments import cache
-from mnemosyne import artifacts
+from mnemosyne import artifacts, eigenbasis
 
 Make = Callable[[Any, Array, int], optax.GradientTransformation]
 """``make(theta, rate, steps)`` for a run of that many updates."""
@@ -156,12 +156,14 @@ def untrained(config: mnemosyne.MnemosyneConfig) -> Line:
     """Our own mode before any meta-training: no claim unless trained weights beat it.
 
     It is Adam at a fixed rate by contract, which has tests, so its results outlive changes of the
-    sources.
+    sources; in the eigenbasis of the gradients where the configuration asks for that.
     """
     init = jax.jit(mnemosyne.init_meta_params, static_argnums=1)
     theta = init(jax.random.key(0), config)
-    # Of the configuration, only the mode matters to an identity, and none of the features does.
+    # Of the configuration, only mode and basis matter to an identity, none of the features does.
     description = {"rule": "untrained", "mode": config.mode, "contract": "2"}
+    if config.eigenbasis:
+        description["eigenbasis"] = f"{eigenbasis.DECAY:g}, {eigenbasis.INTERVAL}"
     return Line("untrained", _make_ours(config), (1.0,), description, theta)
 
 

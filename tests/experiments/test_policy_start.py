@@ -11,6 +11,7 @@ import pytest
 import mnemosyne
 from experiments import policy_start
 from experiments.policy_start import MAX_GAIN_CHANGE, NETWORK, Numbers
+from mnemosyne.telemetry import find_state
 
 PARAMS = {"policy": jnp.ones(16), "value": jnp.ones(16)}
 ROLES = {"policy": True, "value": False}
@@ -43,8 +44,13 @@ def step(optimizer: Any) -> Any:
     return stepped
 
 
+def _found(state: Any) -> Any:
+    """Without the bases around it."""
+    return find_state(state)
+
+
 def _gains(state: Any) -> list[float]:
-    return np.asarray(state.path.log_gain).round(4).tolist()
+    return np.asarray(_found(state).path.log_gain).round(4).tolist()
 
 
 def test_first_steps_are_those_of_the_roles(optimizer: Any, step: Any) -> None:
@@ -112,7 +118,7 @@ def _equilibrium(step: Any, state: Any, **extras: float) -> float:
     before = _gains(state)[0]
     for _ in range(25):
         middle = float(np.sqrt(low * high))
-        rises = np.asarray(step(state, kl=middle, **extras)[1].path.log_gain)[0] > before
+        rises = _gains(step(state, kl=middle, **extras)[1])[0] > before
         low, high = (middle, high) if rises else (low, middle)
     return middle
 
