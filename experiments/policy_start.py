@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first theta of the policy recipe: a controller of the KL divergence, written into weights.
 
-Matrices are seen in the eigenbasis of their gradients (:mod:`mnemosyne.eigenbasis`). The policy's step is multiplied, before every update, by up to :data:`MAX_GAIN_CHANGE`, so that its
-KL divergence from the policy that acted goes to a target, which is lower the noisier its gradients
-are. The value network has a step of its own, which falls over the run and over the passes of a
-rollout. A network of which the host says nothing is the one Adam that a search on M found best,
-annealed. The numbers were chosen on M and V, see ``docs/decisions.md``.
+Matrices are seen in the eigenbasis of their gradients (:mod:`mnemosyne.eigenbasis`). The policy's
+step is multiplied, before every update, by up to :data:`MAX_GAIN_CHANGE`, so that its KL divergence
+from the policy that acted goes to a target, which is lower the noisier its gradients are. The value
+network has a step of its own, which falls over the run and over the passes of a rollout. A network
+of which the host says nothing is the one Adam that a search on M found best, annealed. The numbers
+were chosen on M and V, see ``docs/decisions.md``.
 """
 
 from __future__ import annotations
