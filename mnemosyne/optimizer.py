@@ -26,7 +26,8 @@ def init_meta_params(key: Key[Array, ""], config: MnemosyneConfig | None = None)
     Returns:
       A nested dictionary of float32 arrays. In ``plus`` mode it acts exactly like
       ``optax.adam(1e-3, b1=0.9, b2=0.99, eps=1e-16)``, but for coordinates whose gradients have
-      stayed below 1e-12 of the largest one, which do not move; in the paper modes nothing moves.
+      stayed below 1e-12 of the largest one, which do not move, and with ``eigenbasis`` in another
+      basis; in the paper modes nothing moves.
     """
     config = config or MnemosyneConfig()
     module = controller if config.mode == "plus" else paper
