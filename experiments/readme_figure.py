@@ -69,7 +69,7 @@ PANELS = (
         "optimizer",
         "score",
         {
-            "shipped": "ours, zero tuning",
+            "**shipped rl": "ours, zero tuning",
             "our mode": "ours, untrained",
             "Adam 3e-4": "Adam 3e-4",
             "KL-adaptive": "KL-adaptive Adam",
