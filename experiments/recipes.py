@@ -191,13 +191,16 @@ def _cache_in(folder: Path) -> Callable[[str, Task, Callable[[], dict[str, Any]]
 
 
 def save_start(name: str, path: Path) -> str:
-    """Writes a recipe's first theta as an artifact, before any outer step; returns its hash."""
+    """Writes a recipe's first theta as an artifact, before any outer step; returns its hash.
+
+    Its tasks are the families of the recipe, which it was made for.
+    """
     network = NETWORKS[name]
     recipe = RECIPES[name](mnemosyne_rule(network), None)
     theta = jax.device_get(recipe.start(train.MetaTrainConfig()))
     command = f"python -m experiments.recipes {name} {path.name}"
     trained_with = {"command": command, "outer_step": 0}
-    return save_artifact(path, Artifact(theta, network, trained_with, ()))
+    return save_artifact(path, Artifact(theta, network, trained_with, tuple(recipe.families)))
 
 
 if __name__ == "__main__":
