@@ -54,24 +54,23 @@ class EigenbasisState(NamedTuple):
     inner: Any
 
 
-def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns that are rotated; 0 for those that are not."""
-    if len(shape) < 2:
-        return 0, 0
-    rows, columns = math.prod(shape[:-1]), shape[-1]
-    if min(rows, columns) < 2:
-        return 0, 0
-    return tuple(side if side <= MAX_SIDE else 0 for side in (rows, columns))  # pyright: ignore
-
-
 def in_eigenbasis(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     """Runs a transformation on matrices that are rotated into the eigenbasis of their gradients.
 
+    Tensors of more than two axes are matrices of their last one; vectors, and sides longer than
+    :data:`MAX_SIDE`, stay as they are.
+
     Args:
-      inner: any whose state has moments ``mu`` that mirror the parameters, such as
-        :func:`mnemosyne.plus.scale_by_plus`.
+      inner: any whose state has a field ``mu`` that mirrors the parameters, such as
+        :func:`mnemosyne.plus.scale_by_plus` or ``optax.scale_by_adam``.
+
+    Example:
+      >>> opt = in_eigenbasis(optax.scale_by_adam())
+      >>> state = opt.init({"w": jnp.ones((3, 2)), "b": jnp.ones(2)})
+      >>> [u.shape for u, v in state.bases], [v.shape for u, v in state.bases]
+      ([(0, 0), (3, 3)], [(0, 0), (2, 2)])
     """
     inner = optax.with_extra_args_support(inner)
 
@@ -91,11 +90,13 @@ def in_eigenbasis(
         **extra_args: Any,
     ) -> tuple[optax.Updates, EigenbasisState]:
         moments = tuple(map(_gather, jax.tree.leaves(updates), state.moments))
-        due = state.count % INTERVAL == 0
-        bases = _follow(due, moments, state.bases)
         # The first moment is turned with the basis; the second is one of the new coordinates, as
         # far as eigenvectors keep their places.
-        kept = state.inner._replace(mu=_turn(state.inner.mu, state.bases, bases))
+        leaves, treedef = jax.tree.flatten(state.inner.mu)
+        due = state.count % INTERVAL == 0
+        bases, mu = _follow(due, moments, state.bases, [_matrix(leaf) for leaf in leaves])
+        mu = [new.reshape(old.shape).astype(old.dtype) for new, old in zip(mu, leaves, strict=True)]
+        kept = state.inner._replace(mu=treedef.unflatten(mu))
         seen = None if params is None else rotate(params, bases)
         moved, new = inner.update(rotate(updates, bases), kept, seen, **extra_args)
         count = jnp.asarray(optax.safe_increment(state.count))
@@ -106,12 +107,17 @@ def in_eigenbasis(
 
 def rotate(tree: Any, bases: Bases) -> Any:
     """Matrices ``X`` of a tree as ``U^T X V``; all else as it is."""
-    return _product(tree, bases, lambda x, u, v: _right(_left(u.T, x), v))
+    leaves, treedef = jax.tree.flatten(tree)
+    out = []
+    for leaf, basis in zip(leaves, bases, strict=True):
+        turned = _turn(_matrix(leaf), basis) if _rotated(basis) else leaf
+        out.append(turned.reshape(leaf.shape).astype(leaf.dtype))
+    return treedef.unflatten(out)
 
 
 def rotate_back(tree: Any, bases: Bases) -> Any:
     """The inverse of :func:`rotate`."""
-    return _product(tree, bases, lambda x, u, v: _right(_left(u, x), v.T))
+    return rotate(tree, jax.tree.map(lambda q: q.mT, bases))
 
 
 def second_moment(tree: Any, bases: Bases) -> Any:
@@ -130,84 +136,97 @@ def find_bases(state: Any) -> Bases | None:
     return next((leaf.bases for leaf in leaves if isinstance(leaf, EigenbasisState)), None)
 
 
-def _left(q: Array, x: Array) -> Array:
-    return q @ x if q.size else x
+def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns that are rotated; 0 for those that are not."""
+    rows, columns = (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else (0, 0)
+    if min(rows, columns) < 2:
+        return 0, 0
+    return rows * (rows <= MAX_SIDE), columns * (columns <= MAX_SIDE)
 
 
-def _right(x: Array, q: Array) -> Array:
-    return x @ q if q.size else x
+def _matrix(leaf: Any) -> Array:
+    """In two axes and float32; a vector or a scalar, which nothing is done with, as it is."""
+    return leaf.reshape(-1, leaf.shape[-1]).astype(jnp.float32) if leaf.ndim > 1 else leaf
 
 
-def _product(tree: Any, bases: Bases, apply: Any) -> Any:
-    leaves, treedef = jax.tree.flatten(tree)
-    out = []
-    for leaf, (u, v) in zip(leaves, bases, strict=True):
-        if u.size or v.size:
-            matrix = leaf.reshape(-1, leaf.shape[-1]).astype(jnp.float32)
-            leaf = apply(matrix, u, v).reshape(leaf.shape).astype(leaf.dtype)
-        out.append(leaf)
-    return treedef.unflatten(out)
+def _rotated(pair: tuple[Array, Array]) -> bool:
+    return pair[0].size > 0 or pair[1].size > 0
 
 
-def _turn(mu: Any, old: Bases, new: Bases) -> Any:
-    """First moments in the coordinates of another basis."""
-    return rotate(rotate_back(mu, old), new)
+def _turn(
+    x: Float[Array, "*lanes rows columns"], basis: tuple[Array, Array]
+) -> Float[Array, "*lanes rows columns"]:
+    """``U^T X V``, without the factor of a side that is not rotated."""
+    u, v = basis
+    x = u.mT @ x if u.size else x
+    return x @ v if v.size else x
 
 
 def _gather(leaf: Any, moments: tuple[Array, Array]) -> tuple[Array, Array]:
     """Takes in one gradient; each counts alike, whatever its size, and none that is not finite."""
-    if not (moments[0].size or moments[1].size):
+    if not _rotated(moments):
         return moments
-    matrix = leaf.reshape(-1, leaf.shape[-1]).astype(jnp.float32)
-    peak = jnp.max(jnp.abs(matrix))
+    x = _matrix(leaf)
+    peak = jnp.max(jnp.abs(x))
     known = jnp.isfinite(peak) & (peak > 0)
-    matrix = jnp.where(known, matrix / jnp.where(known, peak, 1.0), 0.0)
-    trace = jnp.maximum(jnp.sum(jnp.square(matrix)), 1.0)
-    keep = jnp.where(known, DECAY, 1.0)
-    products = (matrix @ matrix.T, matrix.T @ matrix)
-    return tuple(  # pyright: ignore[reportReturnType]
-        keep * old + (1.0 - DECAY) / trace * product if old.size else old
-        for old, product in zip(moments, products, strict=True)
+    x = jnp.where(known, x / jnp.where(known, peak, 1.0), 0.0)
+    keep, add = jnp.where(known, DECAY, 1.0), (1.0 - DECAY) / jnp.maximum(jnp.sum(x * x), 1.0)
+    rows, columns = moments
+    return (
+        keep * rows + add * (x @ x.mT) if rows.size else rows,
+        keep * columns + add * (x.mT @ x) if columns.size else columns,
     )
+
+
+Followed = tuple[Bases, list[Array]]
+"""Bases, and matrices in their coordinates."""
 
 
 @jax.custom_jvp
-def _follow(due: Bool[Array, ""], moments: Any, bases: Any) -> Any:
-    """The bases one step of orthogonal iteration later, where that is due.
+def _follow(due: Bool[Array, ""], moments: Bases, bases: Bases, seen: list[Array]) -> Followed:
+    """The bases one step of orthogonal iteration later, where that is due, and what they show.
 
-    Nothing flows back through them: an optimizer should not learn to bend its own coordinates.
+    Nothing flows back through the bases: an optimizer should not learn to bend its own coordinates.
     """
-    return _iterate_where(due, moments, bases)
+    return _iterate_where(due, moments, bases, seen)
 
 
 @_follow.defjvp
-def _constant(primals: Any, tangents: Any) -> Any:
-    del tangents
-    out = _follow(*primals)
-    return out, jax.tree.map(jnp.zeros_like, out)
+def _constant_bases(primals: Any, tangents: Any) -> Any:
+    _, _, old, _ = primals
+    new, seen = _follow(*primals)
+    turned = [_move(x, *pair) for x, *pair in zip(tangents[3], old, new, strict=True)]
+    return (new, seen), (jax.tree.map(jnp.zeros_like, new), turned)
 
 
 @jax.custom_batching.custom_vmap
-def _iterate_where(due: Bool[Array, "*lanes"], moments: Any, bases: Any) -> Any:
+def _iterate_where(
+    due: Bool[Array, "*lanes"], moments: Bases, bases: Bases, seen: list[Array]
+) -> Followed:
     """All lanes side by side: a condition on one of many would compute both of its branches."""
 
-    def step() -> Any:
-        return jax.tree.map(
-            lambda m, b: jnp.where(due[..., None, None], _iterate(m, b), b), moments, bases
-        )
+    def step() -> Followed:
+        chosen = due[..., None, None]
+        new = jax.tree.map(lambda m, b: jnp.where(chosen, _iterate(m, b), b), moments, bases)
+        return new, [_move(x, *pair) for x, *pair in zip(seen, bases, new, strict=True)]
 
-    return jax.lax.cond(jnp.any(due), step, lambda: bases)
+    return jax.lax.cond(jnp.any(due), step, lambda: (bases, seen))
 
 
 @_iterate_where.def_vmap
-def _in_lanes(axis_size: int, in_batched: Any, due: Any, moments: Any, bases: Any) -> Any:
-    arguments = jax.tree.map(
+def _in_lanes(axis_size: int, in_batched: Any, *arguments: Any) -> Any:
+    spread = jax.tree.map(
         lambda x, batched: x if batched else jnp.broadcast_to(x, (axis_size, *x.shape)),
-        [due, moments, bases],
+        list(arguments),
         list(in_batched),
     )
-    out = _iterate_where(*arguments)
+    out = _iterate_where(*spread)
     return out, jax.tree.map(lambda _: True, out)
+
+
+def _move(x: Array, old: tuple[Array, Array], new: tuple[Array, Array]) -> Array:
+    """From the coordinates of one basis to those of another."""
+    return _turn(_turn(x, (old[0].mT, old[1].mT)), new) if _rotated(old) else x
 
 
 def _iterate(

@@ -7,7 +7,9 @@ units of a power of two and knows for each token the weight they have; Adam know
 
     mu_adam = (1 - b1^t) (s mu / c1)          nu_adam = (1 - b2^t) (s^2 nu / c2)
 
-have the same bias-corrected values; the reverse sets ``c1 = 1 - b1^t`` and ``c2 = 1 - b2^t``.
+have the same bias-corrected values; the reverse sets ``c1 = 1 - b1^t`` and ``c2 = 1 - b2^t``. Where
+Mnemosyne sees matrices in their eigenbasis, Adam gets first moments in the coordinates of the
+weights, and second ones as if rotated coordinates were independent.
 """
 
 from __future__ import annotations
@@ -181,11 +183,10 @@ def to_mnemosyne(adam: Any, ours: Any, betas: tuple[float, float]) -> Any:
     peak = jnp.maximum(first * _inverse(masses[0]), jnp.sqrt(second * _inverse(masses[1])))
     size = units.from_peak(peak)
     inverse = _inverse(size.scale)
-    first, second = moments.mu, moments.nu
+    mu = jax.tree.map(lambda leaf: leaf * inverse, moments.mu)
+    nu = jax.tree.map(lambda leaf: leaf * inverse * inverse, moments.nu)
     if (bases := eigenbasis.find_bases(ours)) is not None:
-        first, second = eigenbasis.rotate(first, bases), eigenbasis.second_moment(second, bases)
-    mu = jax.tree.map(lambda leaf: leaf * inverse, first)
-    nu = jax.tree.map(lambda leaf: leaf * inverse * inverse, second)
+        mu, nu = eigenbasis.rotate(mu, bases), eigenbasis.second_moment(nu, bases)
     filled = state._replace(
         count=moments.count,
         mu=_cast(mu, state.mu),

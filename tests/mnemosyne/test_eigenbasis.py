@@ -207,14 +207,13 @@ def test_noisy_bowl_is_descended_further_than_in_its_coordinates() -> None:
 
 
 def test_moments_are_handed_over_in_the_coordinates_of_the_weights() -> None:
-    config = dataclasses.replace(CONFIG, eigenbasis=True)
-    theta = mnemosyne.init_meta_params(jax.random.key(0), config)
-    ours = mnemosyne.from_meta_params(theta, config)
+    theta = mnemosyne.init_meta_params(jax.random.key(0), CONFIG)
+    ours = mnemosyne.from_meta_params(theta, CONFIG)
     gradients = _gradients(40)
     _, state = _run(ours, gradients)
     reference = optax.adam(1e-3, 0.9, 0.99)
     _, adam = _run(reference, gradients)
-    found: Any = handover.to_adam(state, adam, config, (0.9, 0.99))[0]
+    found: Any = handover.to_adam(state, adam, CONFIG, (0.9, 0.99))[0]
     for name, mu in adam[0].mu.items():
         np.testing.assert_allclose(found.mu[name], mu, atol=1e-5)
     # Second moments keep their sum, and rotated back and forth their mean.
